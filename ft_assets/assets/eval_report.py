@@ -1,0 +1,81 @@
+"""Asset ``eval_report``: every contestant on the same held-out rows, and one page that says what came of it."""
+
+from typing import Any
+
+import dagster as dg
+
+from ft_assets.assets.making import make_here, make_in_worker, recipe_run
+from ft_assets.assets.showing import image
+from ft_assets.assets.training import GPU_POOL
+from ft_assets.core.artifact import Artifact, Staging
+from ft_assets.core.lineage import CODE_VERSIONS
+from ft_assets.core.recipe_run import RecipeRun
+from resources.catalog import CatalogResource
+from resources.launcher import LocalLauncher
+from resources.store import StoreResource
+from resources.tracker import TrackerResource
+
+SCORED = dg.AssetCheckSpec("every_contestant_scored", asset="eval_report", blocking=True,
+                           description="Every contestant answered every row of the test set.")
+NEEDED = dg.AssetCheckSpec("beats_prompting", asset="eval_report", blocking=False,
+                           description="The trained model's 95% interval lies above zero-shot's and few-shot's.")
+
+
+def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
+    @dg.asset(partitions_def=partitions, deps=["base_model", "tokenized_splits", "cpt_adapter", "sft_adapter", "reward_model", "policy",
+                                               "merged_model", "quantized_model"],
+              group_name="release", kinds={"html"}, owners=["team:ml"], pool=GPU_POOL, code_version=CODE_VERSIONS["eval_report"],
+              check_specs=[SCORED, NEEDED],
+              description="Held-out scores with intervals for the base, prompted and trained models, and one HTML page about them.")
+    def eval_report(context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource, launcher: LocalLauncher,
+                    tracker: TrackerResource) -> dg.MaterializeResult:
+        run = recipe_run(context, catalog, store)
+        evaluation = make_in_worker(context, run, "evaluation", launcher, store, tracker)
+
+        def produce(staging: Staging) -> None:
+            from ft_assets.report.facts import gather
+            from ft_assets.report.page import render
+
+            facts = gather(run.recipe, stage_artifacts(run), quarantines(run))
+            staging.write_json("report.json", facts)
+            staging.file("report.html").write_text(render(facts), encoding="utf-8")
+            staging.metrics = {"verdict": facts["verdict"]}
+
+        made = make_here(context, run.stages["eval_report"], run.store, 0.0, produce)
+        results = evaluation.manifest.metrics
+        tests = {name: result["test"] for name, result in results.items()}
+        best = next(name for name in ("policy", "sft", "cpt") if name in tests)
+        rows = {test["n"] for test in tests.values()}
+        prompted = [tests[name] for name in tests if name.startswith("base")]
+        checks = [
+            dg.AssetCheckResult(passed=len(rows) == 1, check_name="every_contestant_scored", metadata={"rows": sorted(rows)}),
+            dg.AssetCheckResult(passed=all(tests[best]["low"] > other["high"] for other in prompted), check_name="beats_prompting",
+                                severity=dg.AssetCheckSeverity.WARN, metadata={name: test["mean"] for name, test in tests.items()}),
+        ]
+        spent = made.seconds + evaluation.seconds
+        metadata = {"report": dg.MetadataValue.url(made.artifact.file("report.html").as_uri()), "verdict": made.manifest.metrics["verdict"],
+                    "scores plot": image("scores", tests, run.recipe.evaluation.metric), "evaluation": evaluation.status,
+                    "seconds": round(spent, 2), "cost (USD)": evaluation.manifest.cost_usd if evaluation.status == "made" else 0.0,
+                    **{f"score {name}": test["mean"] for name, test in tests.items()}}
+        score = f"{best} {tests[best]['mean']:.2f} [{tests[best]['low']:.2f}, {tests[best]['high']:.2f}]"
+        return made.result(score, metadata, checks)
+
+    return eval_report
+
+
+def stage_artifacts(run: RecipeRun) -> dict[str, Artifact]:
+    """The artifacts the page speaks of, by role; stages the recipe leaves out are absent."""
+    names = ("evaluation", "base_model", "tokenized_splits", "training_plan", "cpt_adapter", "sft_adapter", "reward_model", "policy",
+             "merged_model", "quantized_model")
+    return {name: run.artifact(name) for name in names if not run.stages[name].passes}
+
+
+def quarantines(run: RecipeRun) -> dict[str, Artifact]:
+    """The validated dataset of each batch the recipe uses, by ``source@batch``."""
+    found = {}
+    for role, (stage, fingerprint) in run.stages["tokenized_splits"].upstream.items():
+        if stage == "validated_dataset":
+            artifact = run.store.open(stage, fingerprint)
+            assert artifact is not None, "the splits were made from it"
+            found[role.partition(":")[2]] = artifact
+    return found

@@ -1,0 +1,72 @@
+"""Asset ``published_model``: merged, quantized and adapter weights in a folder, with a model card and its report."""
+
+from typing import Any
+
+import dagster as dg
+
+from ft_assets.assets.making import make_here, recipe_run
+from ft_assets.core.artifact import Artifact, Staging
+from ft_assets.core.lineage import CODE_VERSIONS
+from ft_assets.core.recipe_run import RecipeRun
+from ft_assets.core.publish import PublishedFile, missing_files, publish
+from resources.catalog import CatalogResource
+from resources.store import StoreResource
+
+COMPLETE = dg.AssetCheckSpec("published_complete", asset="published_model", blocking=True,
+                             description="Every file of the release is at its place with the size it should have.")
+
+
+def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
+    @dg.asset(partitions_def=partitions, deps=["policy", "merged_model", "quantized_model", "eval_report"], group_name="release",
+              kinds={"huggingface"}, owners=["team:ml"], code_version=CODE_VERSIONS["published_model"], check_specs=[COMPLETE],
+              description="The release: adapter, merged and quantized weights (safetensors only), model card and report, and a "
+                          "champion pointer moved to it.")
+    def published_model(context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource) -> dg.MaterializeResult:
+        run = recipe_run(context, catalog, store)
+        stage = run.stages["published_model"]
+        url = destination(run.recipe.publish.to, catalog.home)
+        files = release_files(run, {name: source.licence for name, source in _sources(run, catalog).items()})
+
+        def produce(staging: Staging) -> None:
+            publish(url, stage.fingerprint, files)
+            staging.write_json("release.json", {"url": url, "files": [file.name for file in files]})
+
+        made = make_here(context, stage, run.store, 0.0, produce)
+        absent = missing_files(url, stage.fingerprint, files)
+        if absent:
+            context.log.warning(f"{len(absent)} files of the release at {url} are missing or cut; publishing them again")
+            publish(url, stage.fingerprint, files)
+            absent = missing_files(url, stage.fingerprint, files)
+        check = dg.AssetCheckResult(passed=not absent, check_name="published_complete", metadata={"missing": absent})
+        return made.result(f"{len(files)} files", {"published to": f"{url}/{stage.fingerprint[:16]}", "files": len(files)}, [check])
+
+    return published_model
+
+
+def destination(to: str, home: str) -> str:
+    return to if "://" in to or to.startswith("/") else f"{home}/{to}"
+
+
+def _sources(run: RecipeRun, catalog: CatalogResource) -> dict[str, Any]:
+    known = catalog.load()
+    names = {name for sources in run.recipe.data.sources().values() for name in sources}
+    return {name: known.source(name) for name in sorted(names)}
+
+
+def release_files(run: RecipeRun, licences: dict[str, str]) -> list[PublishedFile]:
+    """Every file of a release: its name there and where it comes from (a path) or what it says (bytes)."""
+    from ft_assets.report.card import model_card
+
+    report = run.artifact("eval_report")
+    files = [PublishedFile("README.md", model_card(report.json("report.json"), licences).encode()),
+             PublishedFile("report.html", report.file("report.html"))]
+    files += _folder(run.artifact("merged_model"), "")
+    if not run.stages["policy"].passes or run.stages["policy"].passes != "base_model":
+        files += _folder(run.artifact("policy"), "adapter/", skip=("history.json", "deepspeed.json"))
+    if not run.stages["quantized_model"].passes:
+        files += _folder(run.artifact("quantized_model"), "quantized/")
+    return files
+
+
+def _folder(artifact: Artifact, prefix: str, skip: tuple[str, ...] = ()) -> list[PublishedFile]:
+    return [PublishedFile(prefix + name, artifact.file(name)) for name in artifact.manifest.files if name not in skip]

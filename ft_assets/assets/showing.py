@@ -1,0 +1,23 @@
+"""Metadata a person looks at in the Dagster UI: tables, schemas and plots."""
+
+import base64
+from typing import Any
+
+import dagster as dg
+
+
+def counts_table(label: str, counts: dict[str, int]) -> dg.TableMetadataValue:
+    schema = dg.TableSchema([dg.TableColumn(label, "string"), dg.TableColumn("rows", "int")])
+    return dg.MetadataValue.table([dg.TableRecord({label: key, "rows": value}) for key, value in counts.items()], schema)
+
+
+def table_schema(columns: dict[str, str]) -> dg.TableSchema:
+    return dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()])
+
+
+def image(plot: str, *data: Any) -> dg.MarkdownMetadataValue:
+    """A plot of :mod:`ft_assets.report.plots` as a PNG inside Markdown, which the UI shows."""
+    from ft_assets.report import plots
+
+    png = plots.png(getattr(plots, plot)(*data))
+    return dg.MetadataValue.md(f"![{plot}](data:image/png;base64,{base64.b64encode(png).decode()})")

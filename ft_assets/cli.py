@@ -1,0 +1,215 @@
+"""``ft``: what the dagster CLI cannot say in one line.
+
+Exit codes: 0 done, 1 a stage failed, 2 bad input (nothing was created), 3 a blocking check failed or something asked for
+has not been made, 130 cancelled. Reading commands import neither Dagster nor torch.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ft_assets.core.artifact import ArtifactStore
+from ft_assets.core.errors import CorruptArtifact, FineTuneError, MissingInput, RecipeError
+from ft_assets.core.lineage import MODEL_ASSETS
+from ft_assets.core.recipe_run import base_of, plans, stages_of
+from ft_assets.recipes.load import Catalog, add_file
+from ft_assets.terminal import Screen, print_table
+from resources.environment import Settings, catalog, settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fine-tuning as a lineage graph.", pretty_exceptions_enable=False)
+recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipe files.")
+app.add_typer(recipe_app, name="recipe")
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or the path of its YAML file.")]
+GIB = 2**30
+
+
+@app.command()
+def run(recipe: RecipeArgument, until: Annotated[str | None, typer.Option(help="Stop after this asset.")] = None,
+        as_json: AsJson = False) -> None:
+    """Bring a recipe up to date: reuse what is finished, resume what is partial, make what is absent."""
+    found, known, name = _open(recipe)
+    assets = ("raw_corpus", "validated_dataset", *MODEL_ASSETS)
+    if until is not None and until not in assets:
+        _fail(FineTuneError(f"--until {until!r}: no such asset; allowed: {', '.join(assets)}"), 2)
+    from ft_assets.running import run_recipe
+
+    outcome = run_recipe(found, known, name, until, Screen())
+    if as_json:
+        print(json.dumps(outcome.as_json(), indent=1))
+    else:
+        _print_outcome(outcome, found, name)
+    raise typer.Exit(outcome.exit_code)
+
+
+def _print_outcome(outcome: Any, found: Settings, name: str) -> None:
+    rows = [[row.asset, row.partition, row.status, f"{row.seconds:.1f}", row.key_metric, f"{row.cost_usd:.4f}"] for row in outcome.rows]
+    print_table(f"recipe {name}", ["asset", "partition", "status", "seconds", "key metric", "USD"], rows, right=("seconds", "USD"))
+    if outcome.interrupted:
+        print(f"\nCancelled. `ft run {name}` resumes where it stopped.")
+    elif outcome.failed:
+        print(f"\n{outcome.failed[0][0]} failed; the cause is above. `ft run {name}` resumes where it stopped.")
+    elif outcome.exit_code == 3:
+        print("\nA blocking check failed, so nothing after it ran: " + ", ".join(check for check, blocking in outcome.checks if blocking))
+    else:
+        if outcome.report:
+            print(f"\nevaluation page: {outcome.report}")
+        print(f"Dagster UI:      DAGSTER_HOME={found.dagster_home} {Path(sys.executable).parent / 'dagster'} dev -m definitions")
+
+
+@app.command()
+def plan(recipe: RecipeArgument, as_json: AsJson = False) -> None:
+    """Memory, time and cost of each training stage, before it is paid for."""
+    found, known, name = _open(recipe)
+    planned = plans(stages_of(known, known.recipe(name), found.open_store()))
+    if as_json:
+        print(json.dumps([vars(entry) for entry in planned], indent=1))
+        return
+    rows = [[p.stage, str(p.processes), f"{p.micro_batch} x {p.gradient_accumulation_steps}", str(p.zero_stage), str(p.steps),
+             f"{p.peak_bytes / GIB:.2f}", f"{p.seconds / 60:.1f}", f"{p.cost_usd:.4f}"] for p in planned]
+    columns = ["stage", "processes", "micro batch", "ZeRO", "steps", "peak GiB", "minutes", "USD"]
+    print_table(f"plan of {name}", columns, rows, right=tuple(columns[1:]))
+
+
+@app.command()
+def status(recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's name or file; all without one.")] = None,
+           as_json: AsJson = False) -> None:
+    """Which artifacts of a recipe are made, partial or absent, as the recipe stands now."""
+    found, known, name = _open(recipe) if recipe else (settings(), catalog(settings()), None)
+    names = [name] if name else sorted(known.recipes)
+    states = {each: _states(found.open_store(), known, each) for each in names}
+    if as_json:
+        print(json.dumps(states, indent=1))
+        return
+    rows = [[each, *(entry[key] for key in ("asset", "status", "fingerprint", "made"))] for each in names for entry in states[each]]
+    print_table("", ["recipe", "asset", "status", "fingerprint", "made"], rows)
+
+
+def _states(store: ArtifactStore, known: Catalog, name: str) -> list[dict[str, str]]:
+    import time
+
+    try:
+        stages = stages_of(known, known.recipe(name), store).stages
+    except MissingInput as error:
+        base = base_of(known, known.recipe(name))
+        made = store.lookup("base_model", base.fingerprint) is not None
+        return [{"asset": "base_model", "status": "made" if made else "absent", "fingerprint": base.fingerprint[:12], "made": ""},
+                {"asset": "the rest", "status": "absent", "fingerprint": "", "made": str(error)}]
+    stages = {"base_model": base_of(known, known.recipe(name)), **stages}
+    states = []
+    for asset, stage in stages.items():
+        try:
+            manifest = store.lookup(stage.made_by, stage.fingerprint)
+        except CorruptArtifact:
+            states.append({"asset": asset, "status": "corrupt", "fingerprint": stage.fingerprint[:12], "made": ""})
+            continue
+        partial = store.has_partial(stage.fingerprint)
+        word = "partial" if partial else "absent"
+        if manifest is not None:
+            word = f"passes {stage.passes}" if stage.passes else "made"
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.created_at)) if manifest else ""
+        states.append({"asset": asset, "status": word, "fingerprint": stage.fingerprint[:12], "made": when})
+    return states
+
+
+@app.command()
+def sources(as_json: AsJson = False) -> None:
+    """Every declared source and its batches, with what validation made of each."""
+    found = settings()
+    known, store = catalog(found), found.open_store()
+    rows = []
+    for name in sorted(known.sources):
+        source = known.sources[name].value
+        for batch in known.batches(name):
+            state = _batch_state(store, known, f"{name}@{batch}")
+            rows.append({"source": name, "kind": source.kind, "batch": batch, "licence": source.licence, **state})
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    columns = ["source", "kind", "batch", "licence", "state", "kept", "quarantined"]
+    print_table("", columns, [[str(row[column]) for column in columns] for row in rows], right=("kept", "quarantined"))
+
+
+def _batch_state(store: ArtifactStore, known: Catalog, key: str) -> dict[str, Any]:
+    from ft_assets.core.lineage import validated_stage
+
+    ref = store.get_ref("raw_corpus", key)
+    if ref is None:
+        return {"state": "new", "kept": "", "quarantined": "", "reasons": {}}
+    stage = validated_stage(known.source(key.partition("@")[0]), ref["fingerprint"])
+    manifest = store.lookup("validated_dataset", stage.fingerprint)
+    if manifest is None:
+        return {"state": "ingested", "kept": "", "quarantined": "", "reasons": {}}
+    metrics = manifest.metrics
+    return {"state": "validated", "kept": metrics["rows_kept"], "quarantined": metrics["quarantined"], "reasons": metrics["reasons"]}
+
+
+@recipe_app.command("check")
+def recipe_check(file: Annotated[Path, typer.Argument(help="A recipe's YAML file.")], as_json: AsJson = False) -> None:
+    """Check a recipe and all it names; every fault at once."""
+    from ft_assets.recipes.base import base_identity
+
+    known = catalog(settings())
+    problems = []
+    try:
+        name = add_file(known, file)
+        recipe = known.recipe(name)
+        for source in sorted({source for names in recipe.data.sources().values() for source in names}):
+            try:
+                known.batches(source)
+            except RecipeError as error:
+                problems += error.problems
+        try:
+            base_identity(recipe.base_model, file.resolve())
+        except RecipeError as error:
+            problems += error.problems
+    except RecipeError as error:
+        problems += error.problems
+    if as_json:
+        print(json.dumps({"ok": not problems, "problems": [vars(problem) for problem in problems]}, indent=1))
+        raise typer.Exit(2 if problems else 0)
+    if problems:
+        _fail(RecipeError(problems), 2)
+    print(f"{file}: recipe {name} is good. Next: ft run {file}")
+
+
+def _open(recipe: str) -> tuple[Settings, Catalog, str]:
+    """Settings, catalog and the recipe's name; a path adds the file's folder to the search path."""
+    found = settings()
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        folders = (*found.recipe_folders, path.resolve().parent)
+        found = Settings(found.home, found.store, folders, found.cache, found.wandb_mode)
+        known = catalog(found)
+        return found, known, add_file(known, path)
+    known = catalog(found)
+    known.recipe(recipe)
+    return found, known, recipe
+
+
+def _fail(error: FineTuneError, code: int) -> NoReturn:
+    print(f"{type(error).__name__}:" if isinstance(error, RecipeError) else f"error: {error}", file=sys.stderr)
+    if isinstance(error, RecipeError):
+        for problem in error.problems:
+            print(f"  {problem}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main() -> None:
+    """Entry point of the ``ft`` command."""
+    try:
+        app()
+    except RecipeError as error:
+        _fail(error, 2)
+    except MissingInput as error:
+        _fail(error, 3)
+    except FineTuneError as error:
+        _fail(error, 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""Artifacts and the store that holds them: a folder with a ``manifest.json`` is complete, anything else is not.
+
+Commit protocol: files go to a staging folder and are flushed to disk, the manifest (hash and size of each file) is
+written last, then the folder is renamed into place. On an object store, which has no rename, the files are uploaded
+first and the manifest last; readers look for the manifest alone. Readers verify every file against it.
+
+Layout below the store's root (any fsspec URL)::
+
+    artifacts/<stage>/<fingerprint>/manifest.json, ...
+    refs/<kind>/<key>.json          which fingerprint a name stands for now
+    corrupt/<stage>/<fingerprint>/  what failed verification, kept to look at
+    .scratch/<fingerprint>/         checkpoints and partial work (always on a local or shared disk)
+    .staging/                       what is being written
+"""
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import fsspec
+
+from ft_assets.core.canonical import sha256_file
+from ft_assets.core.errors import CorruptArtifact
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is, what it was made from and what it cost.
+
+    ``seconds`` is wall-clock time of the making (over all attempts), ``cost_usd`` is that time at the recipe's price.
+    """
+
+    stage: str
+    fingerprint: str
+    code_version: str
+    identity: dict[str, Any]
+    upstream: dict[str, str]
+    files: dict[str, dict[str, Any]]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    execution: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    cost_usd: float = 0.0
+    created_at: float = 0.0
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(int(entry["bytes"]) for entry in self.files.values())
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact: its manifest and the local folder that holds its files."""
+
+    manifest: Manifest
+    folder: Path
+
+    def file(self, name: str) -> Path:
+        return self.folder / name
+
+    def json(self, name: str) -> Any:
+        return json.loads(self.file(name).read_text(encoding="utf-8"))
+
+
+class Staging:
+    """A folder under construction; ``finish`` says what the manifest will say beside the file hashes."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.metrics: dict[str, Any] = {}
+        self.execution: dict[str, Any] = {}
+        self.versions: dict[str, str] = {}
+        self.seconds_before = 0.0
+        self.usd_per_hour = 0.0
+
+    def file(self, name: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.file(name).write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+class ArtifactStore:
+    """Finds, verifies and commits artifacts under one root.
+
+    Args:
+        root: an fsspec URL or a local path.
+        local: folder on this machine for staging, scratch and downloads; a local root uses itself.
+    """
+
+    def __init__(self, root: str, local: Path | None = None):
+        self.root = root
+        self.fs, self.base = fsspec.core.url_to_fs(root)
+        self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        if not self.is_local and local is None:
+            raise ValueError(f"a store at {root} needs a local folder for staging and scratch")
+        self.local = Path(self.base) if self.is_local else Path(local or "")
+        self._verified: set[tuple[str, float]] = set()
+
+    def _key(self, *parts: str) -> str:
+        return "/".join([self.base.rstrip("/"), *parts])
+
+    def scratch(self, fingerprint: str) -> Path:
+        """Where partial work of this fingerprint lives; it outlives a killed run and goes when the artifact is made."""
+        folder = self.local / ".scratch" / fingerprint
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def has_partial(self, fingerprint: str) -> bool:
+        """Whether a run of this fingerprint was cut short and left work to go on from."""
+        folder = self.local / ".scratch" / fingerprint
+        return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+    def lookup(self, stage: str, fingerprint: str) -> Manifest | None:
+        """The manifest of a finished artifact, or None where there is none."""
+        try:
+            text = self.fs.cat_file(self._key("artifacts", stage, fingerprint, MANIFEST))
+        except FileNotFoundError:
+            return None
+        try:
+            return Manifest(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise CorruptArtifact(f"{stage} {fingerprint[:12]}: {MANIFEST} cannot be read ({error})") from error
+
+    def open(self, stage: str, fingerprint: str) -> Artifact | None:
+        """The artifact with every file on local disk and verified against its manifest; None where there is none.
+
+        Raises:
+            CorruptArtifact: a file is missing, cut or changed; names the file.
+        """
+        manifest = self.lookup(stage, fingerprint)
+        if manifest is None:
+            return None
+        folder = self._on_disk(stage, manifest)
+        self._verify(manifest, folder)
+        return Artifact(manifest, folder)
+
+    def _on_disk(self, stage: str, manifest: Manifest) -> Path:
+        folder = self.local / "artifacts" / stage / manifest.fingerprint
+        if self.is_local:
+            return folder
+        for name, entry in manifest.files.items():
+            target = folder / name
+            if not (target.exists() and target.stat().st_size == entry["bytes"]):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self.fs.get_file(self._key("artifacts", stage, manifest.fingerprint, name), str(target))
+        return folder
+
+    def _verify(self, manifest: Manifest, folder: Path) -> None:
+        for name, entry in manifest.files.items():
+            path = folder / name
+            where = f"{manifest.stage} {manifest.fingerprint[:12]}: {name} at {path}"
+            if not path.is_file():
+                raise CorruptArtifact(f"{where} is missing")
+            stat = path.stat()
+            if stat.st_size != entry["bytes"]:
+                raise CorruptArtifact(f"{where} has {stat.st_size} bytes, the manifest says {entry['bytes']}")
+            seen = (f"{path}:{stat.st_size}:{entry['sha256']}", stat.st_mtime)
+            if seen in self._verified:
+                continue
+            found = sha256_file(path)
+            if found != entry["sha256"]:
+                raise CorruptArtifact(f"{where} hashes to {found[:12]}, the manifest says {entry['sha256'][:12]}")
+            self._verified.add(seen)
+
+    def set_aside(self, stage: str, fingerprint: str) -> str:
+        """Moves a corrupt artifact out of the way so that it can be made again; returns where it went."""
+        target = self._key("corrupt", stage, f"{fingerprint}-{uuid.uuid4().hex[:8]}")
+        self.fs.makedirs(os.path.dirname(target), exist_ok=True)
+        self.fs.mv(self._key("artifacts", stage, fingerprint), target, recursive=True)
+        if not self.is_local:
+            shutil.rmtree(self.local / "artifacts" / stage / fingerprint, ignore_errors=True)
+        return target
+
+    @contextmanager
+    def write(self, stage: str, fingerprint: str, *, code_version: str, identity: dict[str, Any],
+              upstream: dict[str, str]) -> Iterator[Staging]:
+        """Stages an artifact and commits it when the block ends without an error.
+
+        A second writer of the same fingerprint that finishes later drops its copy: the first stays.
+        """
+        started = time.monotonic()
+        folder = self.local / ".staging" / f"{fingerprint[:16]}-{uuid.uuid4().hex[:8]}"
+        folder.mkdir(parents=True)
+        staging = Staging(folder)
+        try:
+            yield staging
+            seconds = staging.seconds_before + time.monotonic() - started
+            manifest = Manifest(
+                stage=stage, fingerprint=fingerprint, code_version=code_version, identity=identity, upstream=upstream,
+                files=_hash_files(folder), metrics=staging.metrics, execution=staging.execution,
+                versions=staging.versions, seconds=round(seconds, 3),
+                cost_usd=round(seconds / 3600 * staging.usd_per_hour, 6), created_at=time.time(),
+            )
+            self._commit(folder, manifest)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _commit(self, folder: Path, manifest: Manifest) -> None:
+        text = json.dumps(asdict(manifest), ensure_ascii=False, indent=1)
+        target = self._key("artifacts", manifest.stage, manifest.fingerprint)
+        if self.lookup(manifest.stage, manifest.fingerprint) is not None:
+            return
+        if self.is_local:
+            _write_durably(folder / MANIFEST, text)
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.rename(folder, target)
+            except OSError:
+                # Another writer may have renamed first (then its artifact stands). A folder without a manifest
+                # cannot come from this protocol: take it away and try once more.
+                if self.lookup(manifest.stage, manifest.fingerprint) is not None:
+                    return
+                shutil.rmtree(target)
+                os.rename(folder, target)
+            _sync_folder(Path(target).parent)
+        else:
+            for name in manifest.files:
+                self.fs.makedirs(os.path.dirname(f"{target}/{name}"), exist_ok=True)
+                self.fs.put_file(str(folder / name), f"{target}/{name}")
+            self.fs.pipe_file(f"{target}/{MANIFEST}", text.encode())
+
+    def clear_scratch(self, fingerprint: str) -> None:
+        shutil.rmtree(self.local / ".scratch" / fingerprint, ignore_errors=True)
+
+    def set_ref(self, kind: str, key: str, value: dict[str, Any]) -> None:
+        """Points a name at something, atomically on a local store."""
+        path = self._key("refs", kind, f"{quote(key, safe='@')}.json")
+        self.fs.makedirs(os.path.dirname(path), exist_ok=True)
+        if self.is_local:
+            temporary = Path(f"{path}.{uuid.uuid4().hex[:8]}")
+            _write_durably(temporary, json.dumps(value))
+            os.replace(temporary, path)
+        else:
+            self.fs.pipe_file(path, json.dumps(value).encode())
+
+    def refs(self, kind: str, prefix: str) -> dict[str, dict[str, Any]]:
+        """Every name of a kind that starts with ``prefix``, and what it points to, in name order."""
+        try:
+            paths = self.fs.ls(self._key("refs", kind), detail=False)
+        except FileNotFoundError:
+            return {}
+        keys = sorted(unquote(os.path.basename(path).removesuffix(".json")) for path in paths if path.endswith(".json"))
+        found = {key: self.get_ref(kind, key) for key in keys if key.startswith(prefix)}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def get_ref(self, kind: str, key: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads(self.fs.cat_file(self._key("refs", kind, f"{quote(key, safe='@')}.json")))
+        except FileNotFoundError:
+            return None
+        return found
+
+
+def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+            files[path.relative_to(folder).as_posix()] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    return files
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

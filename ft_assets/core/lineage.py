@@ -1,0 +1,156 @@
+"""The graph as pure data: each stage of a recipe with its identity, its inputs and so its fingerprint.
+
+Nothing here reads a disk: what the world contributes (the hashes of raw files and of the base model) comes in as
+arguments. Fingerprints follow inputs, so a change re-makes exactly what depends on it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ft_assets.core.canonical import fingerprint
+from ft_assets.recipes.schema import ONLINE_METHODS, Recipe, Source
+
+CODE_VERSIONS = {
+    "raw_corpus": "1", "validated_dataset": "1", "base_model": "1", "tokenized_splits": "1", "training_plan": "1",
+    "cpt_adapter": "1", "sft_adapter": "1", "reward_model": "1", "policy": "1", "merged_model": "1",
+    "quantized_model": "1", "evaluation": "1", "eval_report": "1", "published_model": "1",
+}
+
+MODEL_ASSETS = (
+    "base_model", "tokenized_splits", "training_plan", "cpt_adapter", "sft_adapter", "reward_model", "policy",
+    "merged_model", "quantized_model", "eval_report", "published_model",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One artifact to be: ``upstream`` gives (stage, fingerprint) by role. ``passes`` names the stage whose artifact
+    stands in where the recipe leaves this one out; then the fingerprint is that one's.
+    """
+
+    name: str
+    identity: dict[str, Any]
+    upstream: dict[str, tuple[str, str]]
+    fingerprint: str
+    passes: str | None = None
+
+    @property
+    def code_version(self) -> str:
+        return CODE_VERSIONS[self.name]
+
+    @property
+    def made_by(self) -> str:
+        return self.passes or self.name
+
+
+def make_stage(name: str, identity: dict[str, Any], upstream: Mapping[str, tuple[str, str]]) -> Stage:
+    digest = fingerprint(name, CODE_VERSIONS[name], identity, {role: entry[1] for role, entry in upstream.items()})
+    return Stage(name, identity, dict(upstream), digest)
+
+
+def raw_stage(source_name: str, source: Source, files: Mapping[str, str]) -> Stage:
+    """``files``: sha-256 of each file of the batch by its path inside the batch."""
+    return make_stage("raw_corpus", {"source": source_name, "kind": source.kind, "files": dict(files)}, {})
+
+
+def validated_stage(source: Source, raw_fingerprint: str) -> Stage:
+    return make_stage("validated_dataset", {"source": source.identity()}, {"raw_corpus": ("raw_corpus", raw_fingerprint)})
+
+
+def base_stage(identity: dict[str, Any]) -> Stage:
+    return make_stage("base_model", identity, {})
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a recipe's model stages stand on.
+
+    ``validated``: fingerprint by role and ``source@batch``; ``base``: the base model's artifact and the hash of its
+    weights and tokenizer.
+    """
+
+    validated: dict[str, dict[str, str]]
+    base_fingerprint: str
+    base_content: str
+
+
+def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
+    """Every model asset's stage of a recipe, and ``evaluation``, which stands behind ``eval_report``."""
+    base = ("base_model", inputs.base_fingerprint)
+    stages: dict[str, Stage] = {}
+
+    def add(name: str, identity: dict[str, Any], **upstream: tuple[str, str]) -> Stage:
+        if "base_model" in upstream:
+            identity = {**identity, "base_content": inputs.base_content}
+        stages[name] = make_stage(name, identity, upstream)
+        return stages[name]
+
+    def pass_through(name: str, parent: tuple[str, str]) -> None:
+        stages[name] = Stage(name, {}, {"parent": parent}, parent[1], passes=parent[0])
+
+    def made(name: str) -> tuple[str, str]:
+        return stages[name].made_by, stages[name].fingerprint
+
+    validated = {f"{role}:{key}": ("validated_dataset", digest)
+                 for role, batches in inputs.validated.items() for key, digest in sorted(batches.items())}
+    data = recipe.data.model_dump(exclude={"cpt", "sft", "preference", "test", "out_of_domain", "safety"})
+    few_shot = recipe.evaluation.few_shot
+    stages["tokenized_splits"] = make_stage(
+        "tokenized_splits",
+        {"data": data, "seed": recipe.seed, "few_shot": few_shot, "base_content": inputs.base_content},
+        {"base_model": base, **validated})
+    splits = made("tokenized_splits")
+    stages["training_plan"] = make_stage(
+        "training_plan", {"recipe": recipe.model_dump(mode="json", exclude={"description", "publish"})},
+        {"base_model": base, "tokenized_splits": splits})
+
+    common = {"seed": recipe.seed, "adapter": recipe.adapter.model_dump(), "max_length": recipe.data.max_length}
+    pass_through_parent = base
+    for name, settings in (("cpt_adapter", recipe.cpt), ("sft_adapter", recipe.sft)):
+        if settings is None:
+            pass_through(name, pass_through_parent)
+        else:
+            add(name, {**common, "training": settings.model_dump()}, base_model=base, tokenized_splits=splits,
+                **_adapter(pass_through_parent))
+        pass_through_parent = made(name)
+    sft = made("sft_adapter")
+    if recipe.reward is None:
+        pass_through("reward_model", sft)
+    else:
+        add("reward_model", {**common, "training": recipe.reward.model_dump()}, base_model=base,
+            tokenized_splits=splits, **_adapter(sft))
+    if recipe.policy is None:
+        pass_through("policy", sft)
+    else:
+        online = recipe.policy.method in ONLINE_METHODS
+        add("policy", {**common, "training": recipe.policy.model_dump()}, base_model=base, tokenized_splits=splits,
+            **_adapter(sft), **({"reward_model": made("reward_model")} if online else {}))
+    add("merged_model", {}, base_model=base, **_adapter(made("policy")))
+    if recipe.quantize:
+        add("quantized_model", {"formats": sorted(recipe.quantize)}, merged_model=made("merged_model"))
+    else:
+        pass_through("quantized_model", made("merged_model"))
+    _add_evaluation(add, recipe, base, splits, made)
+    return stages
+
+
+def _adapter(parent: tuple[str, str]) -> dict[str, tuple[str, str]]:
+    """The adapter a stage continues; none where its parent is the base model itself."""
+    return {} if parent[0] == "base_model" else {"adapter": parent}
+
+
+def _add_evaluation(add: Any, recipe: Recipe, base: tuple[str, str], splits: tuple[str, str], made: Any) -> None:
+    # Continued pretraining teaches no task: it is a contestant only where nothing after it does.
+    task = {"sft_adapter": recipe.sft, "policy": recipe.policy}
+    contestants = {name: made(name) for name, wanted in task.items() if wanted} or {"cpt_adapter": made("cpt_adapter")}
+    quantized = {"quantized_model": made("quantized_model")} if recipe.quantize else {}
+    add("evaluation", {"evaluation": recipe.evaluation.model_dump(), "seed": recipe.seed}, base_model=base,
+        tokenized_splits=splits, merged_model=made("merged_model"), **contestants, **quantized)
+    trained = {name: made(name) for name, wanted in (
+        ("cpt_adapter", recipe.cpt), ("sft_adapter", recipe.sft), ("reward_model", recipe.reward),
+        ("policy", recipe.policy)) if wanted}
+    add("eval_report", {"recipe": recipe.name}, evaluation=made("evaluation"), tokenized_splits=splits,
+        base_model=base, merged_model=made("merged_model"), **trained, **quantized)
+    add("published_model", {"to": recipe.publish.to}, eval_report=made("eval_report"),
+        merged_model=made("merged_model"), policy=made("policy"), **quantized)

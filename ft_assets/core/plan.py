@@ -1,0 +1,159 @@
+"""The plan: peak memory, time and cost of each training stage, and the placement chosen from them.
+
+Works from a model's ``config.json`` and safetensors header alone. Activation coefficients are bytes per token, layer
+and hidden unit, measured for a Llama shape: 45 with LoRA, 72 with LoRA and dropout. LoRA costs 4 FLOP per parameter
+and token (forward 2, backward through frozen weights 2).
+"""
+
+import json
+import math
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_assets.core.errors import FineTuneError
+from ft_assets.recipes.schema import Recipe, Training
+
+GIB = 2**30
+WORKER_BYTES = int(0.9 * GIB)
+MARGIN = 0.9
+FLOPS_PER_SECOND = {"cpu": 0.9e11, "cuda": 4.0e14}
+MAX_HEADER_BYTES = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the plan needs to know of a model. ``linear`` holds (out, in) of each linear weight by its name."""
+
+    parameters: int
+    hidden: int
+    layers: int
+    vocabulary: int
+    linear: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Placement and prediction for one stage; memory in bytes per process, time in seconds, cost in US dollars."""
+
+    stage: str
+    processes: int
+    micro_batch: int
+    gradient_accumulation_steps: int
+    zero_stage: int
+    steps: int
+    longest_row_tokens: int
+    weights_bytes: int
+    trainable_bytes: int
+    activations_bytes: int
+    peak_bytes: int
+    seconds: float
+    cost_usd: float
+
+
+def read_safetensors_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file: dtype, shape and offsets by tensor name.
+
+    Raises:
+        FineTuneError: the file is cut, or its header is absurd.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            raise FineTuneError(f"{path}: not a safetensors file (header of {length} bytes in a file of {size})")
+        try:
+            header: dict[str, Any] = json.loads(stream.read(length))
+        except ValueError as error:
+            raise FineTuneError(f"{path}: safetensors header is no JSON: {error}") from error
+    header.pop("__metadata__", None)
+    return header
+
+
+def read_shape(folder: Path) -> Shape:
+    config = json.loads((folder / "config.json").read_text())
+    tensors: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors |= read_safetensors_header(path)
+    linear = {name.removesuffix(".weight"): (entry["shape"][0], entry["shape"][1]) for name, entry in tensors.items()
+              if len(entry["shape"]) == 2 and ".layers." in name}
+    return Shape(sum(math.prod(entry["shape"]) for entry in tensors.values()), int(config["hidden_size"]),
+                 int(config["num_hidden_layers"]), int(config["vocab_size"]), linear)
+
+
+def lora_parameters(shape: Shape, r: int, target_modules: str | list[str]) -> int:
+    """r * (in + out) for each adapted linear weight."""
+    adapted = [size for name, size in shape.linear.items()
+               if target_modules == "all-linear" or name.rsplit(".", 1)[-1] in target_modules]
+    if not adapted:
+        raise FineTuneError(f"adapter.target_modules {target_modules!r} matches no linear weight of the base model; "
+                            f"it has {', '.join(sorted({name.rsplit('.', 1)[-1] for name in shape.linear}))}")
+    return sum(r * (rows + columns) for rows, columns in adapted)
+
+
+def plan_recipe(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]], device: str) -> list[StagePlan]:
+    """One plan per stage the recipe trains.
+
+    Args:
+        splits: of each training part (``cpt``, ``sft``, ``preference``): ``rows``, ``tokens`` and ``longest`` row.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        FineTuneError: not even one row at a time fits; says what would.
+    """
+    parts = {"cpt": ("cpt", 1), "sft": ("sft", 1), "reward": ("preference", 2), "policy": ("preference", 2)}
+    plans = []
+    for name, (part, sequences) in parts.items():
+        settings: Training | None = getattr(recipe, name)
+        if settings is not None:
+            plans.append(_plan_stage(recipe, name, settings, shape, splits[part], sequences, device))
+    return plans
+
+
+def _plan_stage(recipe: Recipe, name: str, settings: Training, shape: Shape, part: dict[str, int], sequences: int,
+                device: str) -> StagePlan:
+    hardware = recipe.hardware
+    if settings.global_batch_size % hardware.processes:
+        raise FineTuneError(f"{name}.global_batch_size {settings.global_batch_size} is no multiple of "
+                            f"hardware.processes {hardware.processes}")
+    per_process = settings.global_batch_size // hardware.processes
+    weights = shape.parameters * (4 if device == "cpu" else 2)
+    trainable = lora_parameters(shape, recipe.adapter.r, recipe.adapter.target_modules) * 16
+    coefficient = 72 if recipe.adapter.lora_dropout else 45
+    longest = max(1, part["longest"])
+    row_bytes = sequences * longest * (coefficient * shape.hidden * shape.layers * (2 if device == "cpu" else 1)
+                                       + 3 * 4 * shape.vocabulary)
+    room = hardware.memory_gib * GIB * MARGIN - WORKER_BYTES - weights - trainable
+    if room < row_bytes:
+        raise FineTuneError(
+            f"{name}: one row of {longest} tokens wants {(row_bytes + weights + trainable + WORKER_BYTES) / GIB:.1f} GiB, "
+            f"hardware.memory_gib allows {hardware.memory_gib * MARGIN:.1f}. Any of these would fit: "
+            f"hardware.memory_gib: {math.ceil((row_bytes + weights + trainable + WORKER_BYTES) / GIB / MARGIN)}; "
+            f"a smaller data.max_length; a smaller base_model")
+    micro = max(size for size in range(1, per_process + 1) if per_process % size == 0 and size * row_bytes <= room)
+    steps = training_steps(part["rows"], settings)
+    tokens = steps * settings.global_batch_size * part["tokens"] / max(1, part["rows"])
+    reference = 1.5 if name == "policy" else 1.0
+    seconds = tokens * 4 * shape.parameters * reference / (FLOPS_PER_SECOND[device] * (
+        hardware.processes if device == "cuda" else 1))
+    zero = (0 if hardware.processes == 1 else 2) if hardware.zero_stage == "auto" else hardware.zero_stage
+    return StagePlan(
+        stage=name, processes=hardware.processes, micro_batch=micro, gradient_accumulation_steps=per_process // micro,
+        zero_stage=zero, steps=steps, longest_row_tokens=longest, weights_bytes=weights, trainable_bytes=trainable,
+        activations_bytes=micro * row_bytes, peak_bytes=WORKER_BYTES + weights + trainable + micro * row_bytes,
+        seconds=round(seconds, 1), cost_usd=round(seconds / 3600 * hardware.usd_per_hour, 6))
+
+
+def training_steps(rows: int, settings: Training) -> int:
+    """Optimizer steps: full batches per epoch, at least one, times the epochs, unless ``max_steps`` says fewer.
+
+    Mirrors transformers' Trainer, which rounds the last, smaller batch of an epoch up to a step.
+    """
+    steps = math.ceil(math.ceil(rows / settings.global_batch_size) * settings.num_train_epochs)
+    return min(steps, settings.max_steps) if settings.max_steps else steps
+
+
+def as_json(plans: list[StagePlan]) -> list[dict[str, Any]]:
+    return [asdict(plan) for plan in plans]

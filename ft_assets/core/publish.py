@@ -1,0 +1,61 @@
+"""Publishing to a folder or any fsspec URL: files first, then the pointer that makes them the champion.
+
+Layout: ``<url>/<first 16 digits of the fingerprint>/...`` for each release, ``<url>/champion.json`` for the one in use.
+A release that was cut short is finished, not repeated: files already there with the right size stay.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+
+FORBIDDEN = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file of a release: its name and where it comes from (a path) or what it says (bytes)."""
+
+    name: str
+    content: Path | bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+
+
+def publish(url: str, fingerprint: str, files: list[PublishedFile]) -> None:
+    """Writes a release and points ``champion.json`` at it.
+
+    Raises:
+        ValueError: a file could hold a pickle; only safetensors are published.
+    """
+    for file in files:
+        if file.name.endswith(FORBIDDEN):
+            raise ValueError(f"{file.name} may hold a pickle and is not published")
+    fs, root = fsspec.core.url_to_fs(url)
+    folder = f"{root}/{fingerprint[:16]}"
+    for file in files:
+        target = f"{folder}/{file.name}"
+        if _is_there(fs, target, file):
+            continue
+        fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+        if isinstance(file.content, bytes):
+            fs.pipe_file(f"{target}.partial", file.content)
+        else:
+            fs.put_file(str(file.content), f"{target}.partial")
+        fs.mv(f"{target}.partial", target)
+    pointer = json.dumps({"fingerprint": fingerprint, "folder": fingerprint[:16]}).encode()
+    fs.pipe_file(f"{root}/champion.json.partial", pointer)
+    fs.mv(f"{root}/champion.json.partial", f"{root}/champion.json")
+
+
+def missing_files(url: str, fingerprint: str, files: list[PublishedFile]) -> list[str]:
+    """Names of files that are absent or of another size."""
+    fs, root = fsspec.core.url_to_fs(url)
+    return [file.name for file in files if not _is_there(fs, f"{root}/{fingerprint[:16]}/{file.name}", file)]
+
+
+def _is_there(fs: fsspec.AbstractFileSystem, target: str, file: PublishedFile) -> bool:
+    return bool(fs.exists(target) and fs.size(target) == file.size)

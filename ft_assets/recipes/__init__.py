@@ -1,0 +1,1 @@
+"""Recipes and sources: their typed schema, the shipped YAML files and the bundled demo data."""

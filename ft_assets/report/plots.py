@@ -1,0 +1,113 @@
+"""Plots, as figures first: ``png`` for the Dagster UI, ``svg`` for the page, which recolours them for dark mode."""
+
+import io
+import re
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib.figure import Figure  # noqa: E402
+
+ACCENT, SECOND, MUTED = "#2f6fdb", "#e0812b", "#8a94a6"
+INK = "#1b2333"
+STYLE = {
+    "font.size": 10, "font.family": "DejaVu Sans", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
+    "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "svg.fonttype": "none",
+    "svg.hashsalt": "ft-assets", "axes.grid": True, "grid.color": MUTED, "grid.alpha": 0.25, "axes.axisbelow": True,
+}
+
+
+def _figure(width: float = 6.4, height: float = 3.0) -> tuple[Figure, Any]:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+    return figure, axes
+
+
+def png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(stream, format="png", dpi=80, facecolor="white")
+    return stream.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """Inline SVG whose ink follows the page's text colour."""
+    stream = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    # Ids are per document, not per picture: two plots on one page must not share them.
+    salt = re.sub(r"\W", "", str(hash(text)))
+    return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>p{salt}-", text)
+
+
+def loss_curve(history: list[dict[str, Any]], title: str = "training loss") -> Figure:
+    """Loss over optimizer steps (TRL's log history), with the validation loss where it was measured."""
+    figure, axes = _figure()
+    train = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+    held_out = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
+    if train:
+        axes.plot(*zip(*train, strict=True), color=ACCENT, linewidth=1.6, label="training")
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), "o", color=SECOND, label="validation")
+        axes.legend(frameon=False)
+    axes.set(xlabel="optimizer step", ylabel="loss (nats per token)" if "training" in title else "loss", title=title)
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def length_histogram(lengths: dict[str, list[int]], max_length: int) -> Figure:
+    """Row lengths in tokens per stage's data, with ``max_length`` as a line where it is in view."""
+    figure, axes = _figure()
+    for (name, values), colour in zip(((n, v) for n, v in lengths.items() if v), (ACCENT, SECOND, MUTED), strict=False):
+        axes.hist(values, bins=24, alpha=0.65, color=colour, label=name)
+    axes.axvline(max_length, color=INK, linestyle="--", linewidth=1, label="max_length")
+    axes.legend(frameon=False)
+    axes.set(xlabel="tokens per row", ylabel="rows", title="row lengths")
+    return figure
+
+
+def split_sizes(parts: dict[str, dict[str, int]]) -> Figure:
+    """Rows per split and role."""
+    figure, axes = _figure()
+    names = list(parts)
+    left = [0] * len(names)
+    for part, colour in (("train", ACCENT), ("validation", SECOND), ("test", MUTED), ("evaluation", INK)):
+        values = [parts[name].get(part, 0) for name in names]
+        if any(values):
+            axes.barh(names, values, left=left, color=colour, label=part, height=0.6)
+            left = [a + b for a, b in zip(left, values, strict=True)]
+    axes.invert_yaxis()
+    axes.legend(frameon=False)
+    axes.set(xlabel="rows", title="rows by split")
+    return figure
+
+
+def quarantine(reasons: dict[str, int]) -> Figure:
+    """Quarantined rows by reason."""
+    figure, axes = _figure(height=max(1.6, 0.7 + 0.32 * len(reasons)))
+    names = sorted(reasons, key=lambda name: reasons[name])
+    axes.barh(names, [reasons[name] for name in names], color=SECOND, height=0.6)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="rows", title="quarantined" if reasons else "nothing quarantined")
+    return figure
+
+
+def scores(results: dict[str, dict[str, float]], metric: str) -> Figure:
+    """Each contestant's mean with its 95% interval."""
+    figure, axes = _figure(height=max(2.0, 0.8 + 0.4 * len(results)))
+    names = list(results)
+    for index, name in enumerate(names):
+        entry = results[name]
+        trained = not name.startswith("base")
+        axes.plot([entry["low"], entry["high"]], [index, index], color=ACCENT if trained else MUTED, linewidth=5, alpha=0.45,
+                  solid_capstyle="round")
+        axes.plot(entry["mean"], index, "o", color=ACCENT if trained else MUTED, markersize=8)
+    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.invert_yaxis()
+    axes.set_xlim(-0.02, 1.02)
+    axes.set(xlabel=f"{metric}, mean and 95% interval", title="held-out score")
+    return figure

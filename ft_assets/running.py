@@ -1,0 +1,165 @@
+"""``ft run``: brings a recipe up to date through Dagster, in this process, and says what happened.
+
+Data assets and model assets have different partition keys, which the dagster CLI cannot materialize in one line; this
+ingests each batch the recipe names and then runs the model assets for the recipe.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.utils import make_new_run_id
+
+from definitions import build
+from ft_assets.core.lineage import MODEL_ASSETS
+from ft_assets.recipes.base import base_identity
+from ft_assets.recipes.load import Catalog
+from ft_assets.terminal import Screen
+from resources.environment import Settings, prepare_dagster_home
+
+DATA_ASSETS = ("raw_corpus", "validated_dataset")
+ASSETS = (*DATA_ASSETS, *MODEL_ASSETS)
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the closing table."""
+
+    asset: str
+    partition: str
+    status: str
+    seconds: float
+    key_metric: str
+    cost_usd: float
+
+
+@dataclass
+class Outcome:
+    """What a run did; ``failed`` holds the asset and the message that stopped it, ``checks`` the checks that failed."""
+
+    rows: list[Row] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    checks: list[tuple[str, bool]] = field(default_factory=list)
+    report: str | None = None
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        if self.interrupted:
+            return 130
+        if self.failed:
+            return 1
+        return 3 if any(blocking for _, blocking in self.checks) else 0
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "exit_code": self.exit_code}
+
+
+def run_recipe(found: Settings, catalog: Catalog, name: str, until: str | None, screen: Screen) -> Outcome:
+    """Materializes a recipe, up to and including ``until``.
+
+    Raises:
+        RecipeError: the recipe, a source or the base model is not there; nothing has been created then.
+    """
+    recipe = catalog.recipe(name)
+    base_identity(recipe.base_model, catalog.recipes[name].file)
+    sources = sorted({source for names in recipe.data.sources().values() for source in names})
+    keys = [f"{source}@{batch}" for source in sources for batch in catalog.batches(source)]
+    prepare_dagster_home(found)
+    outcome = Outcome()
+    with dg.DagsterInstance.get() as instance:
+        definitions = build(found, catalog)
+        instance.add_dynamic_partitions("source_batch", keys)
+        runner = _Runner(definitions, instance, found.home / "runs", screen, outcome)
+        for key in keys:
+            if not runner.go("ingest", key, DATA_ASSETS[: 1 if until == "raw_corpus" else 2]):
+                return outcome
+        if until not in DATA_ASSETS:
+            runner.go("fine_tune", name, _upstream(until))
+    return outcome
+
+
+def _upstream(until: str | None) -> tuple[str, ...]:
+    """The model assets needed for one, itself included; the graph is a line with side inputs, so these are its prefix."""
+    if until is None:
+        return MODEL_ASSETS
+    return MODEL_ASSETS[: MODEL_ASSETS.index(until) + 1]
+
+
+class _Runner:
+    """Runs jobs in this process and turns their events into lines on the screen and rows of the outcome."""
+
+    def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance, runs: Path, screen: Screen, outcome: Outcome):
+        self.definitions, self.instance, self.runs, self.screen, self.outcome = definitions, instance, runs, screen, outcome
+
+    def go(self, job: str, partition: str, assets: tuple[str, ...]) -> bool:
+        """Runs a job for one partition; says whether what follows may run."""
+        run_id = make_new_run_id()
+        self.instance.add_event_listener(run_id, lambda entry: self._event(entry.dagster_event, partition))
+        with self._following(run_id):
+            try:
+                self.definitions.resolve_job_def(job).execute_in_process(
+                    instance=self.instance, partition_key=partition, run_id=run_id, raise_on_error=False, run_config=QUIET,
+                    asset_selection=[dg.AssetKey(asset) for asset in assets])
+            except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+                self.outcome.interrupted = True
+        return self.outcome.exit_code == 0
+
+    @contextmanager
+    def _following(self, run_id: str) -> Iterator[None]:
+        done = threading.Event()
+        thread = threading.Thread(target=self.screen.follow, args=(self.runs / run_id, done), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _event(self, event: dg.DagsterEvent | None, partition: str) -> None:
+        if event is None:
+            return
+        if event.event_type == dg.DagsterEventType.STEP_START:
+            self.screen.started(str(event.step_key), partition)
+        elif event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
+            self._materialized(event, partition)
+        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            self._checked(event)
+        elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
+            self._failed(event)
+
+    def _materialized(self, event: dg.DagsterEvent, partition: str) -> None:
+        metadata = {key: value.value for key, value in event.step_materialization_data.materialization.metadata.items()}
+        row = Row(str(event.step_key), partition, metadata["status"], metadata["seconds"], metadata["key metric"], metadata["cost (USD)"])
+        if "report" in metadata:
+            self.outcome.report = metadata["report"].removeprefix("file://")
+        self.outcome.rows.append(row)
+        self.screen.finished(row.asset, row.partition, row.status, row.seconds, row.key_metric)
+
+    def _checked(self, event: dg.DagsterEvent) -> None:
+        check = event.asset_check_evaluation_data
+        if not check.passed:
+            blocking = bool(check.blocking)
+            name = f"{check.asset_key.to_user_string()}: {check.check_name}"
+            self.outcome.checks.append((name, blocking))
+            self.screen.say(f"check failed{' (blocking)' if blocking else ' (warning)'}: {name}")
+
+    def _failed(self, event: dg.DagsterEvent) -> None:
+        error = event.step_failure_data.error
+        while error is not None and error.cause is not None:
+            error = error.cause
+        name = error.cls_name if error else ""
+        if name == "DagsterAssetCheckFailedError":
+            return
+        if name == "DagsterExecutionInterruptedError":
+            self.outcome.interrupted = True
+            return
+        message = error.message.removeprefix(f"ft_assets.core.errors.{name}: ").strip() if error else "no cause recorded"
+        self.outcome.failed.append((str(event.step_key), message))
+        self.screen.say(f"{event.step_key} failed: {message}")

@@ -1,0 +1,84 @@
+"""What ``ft`` shows: a live progress bar on a terminal, plain lines where there is none."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from ft_assets.core.progress import describe, last_progress
+
+PLAIN_EVERY_SECONDS = 10.0
+
+
+class Screen:
+    """Lines on standard error, so that standard output stays for results."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def started(self, asset: str, partition: str) -> None:
+        if not self.live:
+            self.say(f"{asset} [{partition}] ...")
+
+    def finished(self, asset: str, partition: str, status: str, seconds: float, key_metric: str) -> None:
+        self.say(f"{asset} [{partition}] {status} in {seconds:.1f} s: {key_metric}")
+
+    def follow(self, run_folder: Path, done: threading.Event) -> None:
+        """Shows the newest progress line below a run's folder until told to stop."""
+        if self.live:
+            self._follow_live(run_folder, done)
+        else:
+            self._follow_plain(run_folder, done)
+
+    def _follow_live(self, run_folder: Path, done: threading.Event) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[numbers]}"))
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task: TaskID | None = None
+            while not done.wait(0.3):
+                found = newest(run_folder)
+                if not found or found["note"] == "done":
+                    continue
+                words = describe(found).split(", ")
+                shown: dict[str, Any] = {"description": words[0], "numbers": ", ".join(words[1:]), "completed": found["step"],
+                                         "total": found["total"] or None}
+                if task is None:
+                    task = progress.add_task(**shown)
+                else:
+                    progress.update(task, **shown)
+
+    def _follow_plain(self, run_folder: Path, done: threading.Event) -> None:
+        shown, last = "", 0.0
+        while not done.wait(0.5):
+            line = describe(newest(run_folder))
+            if line and line != shown and time.monotonic() - last > PLAIN_EVERY_SECONDS:
+                shown, last = line, time.monotonic()
+                self.say("  " + line)
+
+
+def newest(run_folder: Path) -> dict[str, Any]:
+    """The newest progress line of any stage of a run."""
+    lines = [last_progress(path) for path in run_folder.glob("*/progress.jsonl")]
+    return max((line for line in lines if line), key=lambda line: float(line["t"]), default={})
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()) -> None:
+    """A table on standard output: aligned on a terminal, tab-separated in a pipe."""
+    if not sys.stdout.isatty():
+        for row in [columns, *rows]:
+            print("\t".join(row))
+        return
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, padding=(0, 1))
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)

@@ -1,0 +1,74 @@
+"""Checkpoints that can be trusted: one is whole when its signature file lists every other file with its hash.
+
+The signature is written last and renamed into place, so a save that was cut short carries none and is passed over for
+the checkpoint before it. Folders live under the fingerprint, so other data, seeds or hyperparameters never meet them.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from ft_assets.core.canonical import sha256_file
+
+SIGNATURE = "signature.json"
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The optimizer step of a ``checkpoint-N`` folder; 0 for none."""
+    return int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0
+
+
+def sign(checkpoint: Path, dtype: str, seconds: float) -> None:
+    """Writes the signature of a checkpoint that has been saved in full.
+
+    Args:
+        dtype: number type the run computes in; a resumed run keeps it.
+        seconds: wall-clock time spent on the artifact so far.
+    """
+    files = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path.name != SIGNATURE:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+            files[path.relative_to(checkpoint).as_posix()] = sha256_file(path)
+    temporary = checkpoint / f".{SIGNATURE}"
+    temporary.write_text(json.dumps({"files": files, "dtype": dtype, "seconds": seconds}))
+    os.replace(temporary, checkpoint / SIGNATURE)
+
+
+def fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or None where it verifies."""
+    try:
+        files = json.loads((checkpoint / SIGNATURE).read_text())["files"]
+    except FileNotFoundError:
+        return "it was not saved to the end"
+    except (ValueError, KeyError):
+        return "its signature cannot be read"
+    for name, digest in files.items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if sha256_file(checkpoint / name) != digest:
+            return f"{name} has changed"
+    return None
+
+
+def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that verifies; those that do not are named and removed."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
+        wrong = fault(checkpoint)
+        if wrong is None:
+            say(f"resuming from step {step_of(checkpoint)}")
+            return checkpoint
+        say(f"skipping {checkpoint.name}: {wrong}")
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def dtype_of(checkpoint: Path | None) -> str | None:
+    return str(json.loads((checkpoint / SIGNATURE).read_text())["dtype"]) if checkpoint else None
+
+
+def seconds_of(checkpoint: Path | None) -> float:
+    return float(json.loads((checkpoint / SIGNATURE).read_text())["seconds"]) if checkpoint else 0.0

@@ -1,0 +1,129 @@
+"""A worker's view of its work: the request, the inputs, the progress it reports and the artifact it commits."""
+
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ft_assets.core.artifact import Artifact, ArtifactStore, Staging
+from ft_assets.core.errors import MissingInput
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "deepspeed", "tokenizers")
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Job:
+    """One request: what to make (``identity`` alone decides it), from what, and how (``execution``)."""
+
+    stage: str
+    fingerprint: str
+    code_version: str
+    identity: dict[str, Any]
+    upstream: dict[str, list[str]]
+    execution: dict[str, Any]
+    store: ArtifactStore
+    progress_file: Path
+    cache: Path
+
+    @classmethod
+    def read(cls, path: Path) -> "Job":
+        body = json.loads(path.read_text())
+        return cls(
+            stage=body["stage"], fingerprint=body["fingerprint"], code_version=body["code_version"],
+            identity=body["identity"], upstream=body["upstream"], execution=body["execution"],
+            store=ArtifactStore(body["store"]["url"], Path(body["store"]["local"])),
+            progress_file=Path(body["progress"]), cache=Path(body["cache"]))
+
+    @property
+    def rank(self) -> int:
+        return int(os.environ.get("RANK", "0"))
+
+    @property
+    def scratch(self) -> Path:
+        return self.store.scratch(self.fingerprint)
+
+    def has(self, role: str) -> bool:
+        return role in self.upstream
+
+    def input(self, role: str) -> Artifact:
+        """The verified artifact of a role.
+
+        Raises:
+            MissingInput: it has not been made.
+            CorruptArtifact: a file of it is not what its manifest says.
+        """
+        stage, fingerprint = self.upstream[role]
+        artifact = self.store.open(stage, fingerprint)
+        if artifact is None:
+            raise MissingInput(f"{self.stage} needs {stage} {fingerprint[:12]}, which has not been made")
+        return artifact
+
+    def progress(self, note: str, step: int = 0, total: int = 0, **numbers: float | None) -> None:
+        """Appends one line to the progress file; rank 0 alone speaks."""
+        if self.rank == 0:
+            line = {"t": time.time(), "stage": self.stage, "note": note, "step": step, "total": total, **numbers}
+            self.progress_file.parent.mkdir(parents=True, exist_ok=True)
+            with self.progress_file.open("a") as stream:
+                stream.write(json.dumps(line) + "\n")
+
+    @contextmanager
+    def commit(self, seconds_before: float = 0.0) -> Iterator[Staging]:
+        """Stages the artifact; it is complete when the block ends without an error. Partial work is then cleared."""
+        started = time.monotonic()
+        upstream = {role: entry[1] for role, entry in self.upstream.items()}
+        with self.store.write(self.stage, self.fingerprint, code_version=self.code_version, identity=self.identity,
+                              upstream=upstream) as staging:
+            staging.execution = dict(self.execution)
+            staging.versions = library_versions()
+            staging.usd_per_hour = float(self.execution.get("usd_per_hour", 0.0))
+            staging.seconds_before = seconds_before
+            yield staging
+            self.progress(f"writing the artifact after {time.monotonic() - started:.0f} s")
+        self.progress("done")
+
+
+def library_versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def one_at_a_time(job: Job) -> Iterator[bool]:
+    """Waits for any other worker of this fingerprint; yields whether the artifact is there by then.
+
+    The kernel frees the lock when its holder dies, however it dies. Partial work goes once the artifact is made.
+    """
+    with (job.scratch / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            job.progress("waiting for another worker that makes the same artifact")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield job.store.lookup(job.stage, job.fingerprint) is not None
+        if job.store.lookup(job.stage, job.fingerprint) is not None:
+            job.store.clear_scratch(job.fingerprint)
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Asks the kernel (Linux) to signal this process when its parent dies, so that no worker outlives its run."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        sys.exit(1)

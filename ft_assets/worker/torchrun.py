@@ -1,0 +1,28 @@
+"""``python -m ft_assets.worker.torchrun PROCESSES STAGE request.json``: the worker under torchrun on one machine.
+
+Holds the lock of the fingerprint for all ranks, and ends with its parent.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from ft_assets.worker.job import Job, die_with_parent, one_at_a_time
+
+
+def main(processes: str, stage: str, request: str) -> None:
+    die_with_parent(signal.SIGTERM)
+    job = Job.read(Path(request))
+    with one_at_a_time(job) as already_made:
+        if already_made:
+            return
+        job.progress("starting")
+        from torch.distributed.run import main as torchrun
+
+        # A replaced rank cannot join a running DeepSpeed job: no restarts, the next materialization resumes.
+        torchrun(["--standalone", "--nproc-per-node", processes, "--max-restarts", "0", "-m", "ft_assets.worker",
+                  stage, request])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])

@@ -1,0 +1,68 @@
+"""Settings of this deployment, read from the environment.
+
+=================  =======================================================  =========================
+``FT_HOME``        folder for the store, Dagster's instance and caches      ``.ft`` in this folder
+``FT_STORE``       root of the artifact store: a path or an fsspec URL      ``$FT_HOME/store``
+``FT_RECIPES``     folders with your recipes and sources, ``:`` between     ``recipes`` in this folder
+``FT_CACHE``       downloads that outlive the project folder                ``~/.cache/ft-assets``
+``FT_WANDB``       ``offline``, ``online`` or ``disabled``                  ``online`` with a key, else ``offline``
+=================  =======================================================  =========================
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft_assets.core.artifact import ArtifactStore
+from ft_assets.core.errors import FineTuneError
+from ft_assets.recipes.load import SHIPPED, Catalog, load_catalog
+
+WANDB_MODES = ("offline", "online", "disabled")
+
+
+@dataclass(frozen=True)
+class Settings:
+    home: Path
+    store: str
+    recipe_folders: tuple[Path, ...]
+    cache: Path
+    wandb_mode: str
+
+    @property
+    def dagster_home(self) -> Path:
+        return Path(os.environ.get("DAGSTER_HOME") or self.home / "dagster_home")
+
+    def open_store(self) -> ArtifactStore:
+        return ArtifactStore(self.store, self.home / "local")
+
+
+def settings() -> Settings:
+    """The settings as the environment has them now.
+
+    Raises:
+        FineTuneError: a variable holds a value that is not allowed.
+    """
+    home = Path(os.environ.get("FT_HOME", ".ft")).resolve()
+    own = os.environ.get("FT_RECIPES", "recipes")
+    folders = (SHIPPED, *(Path(folder).resolve() for folder in own.split(os.pathsep) if folder))
+    mode = os.environ.get("FT_WANDB") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    if mode not in WANDB_MODES:
+        raise FineTuneError(f"FT_WANDB is {mode!r}; allowed: {', '.join(WANDB_MODES)}")
+    cache = Path(os.environ.get("FT_CACHE", "~/.cache/ft-assets")).expanduser()
+    return Settings(home, os.environ.get("FT_STORE", str(home / "store")), folders, cache, mode)
+
+
+def catalog(found: Settings) -> Catalog:
+    return load_catalog(found.recipe_folders)
+
+
+def prepare_dagster_home(found: Settings) -> Path:
+    """Dagster's instance folder, made with the project's ``dagster.yaml`` where there is none, and set for this process."""
+    folder = found.dagster_home
+    folder.mkdir(parents=True, exist_ok=True)
+    shipped = Path(__file__).parent.parent / "deploy" / "local" / "dagster.yaml"
+    if not (folder / "dagster.yaml").exists() and shipped.is_file():
+        shutil.copyfile(shipped, folder / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(folder)
+    return folder

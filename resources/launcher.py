@@ -1,0 +1,129 @@
+"""Starts a worker on this machine and stays with it until it ends.
+
+The worker reads its request from a file, reports through Dagster Pipes' message file and appends to
+``progress.jsonl``; its output goes to ``output.log``. All lie in one folder per run and step.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+
+from ft_assets.core.errors import WorkerFailed
+from ft_assets.core.progress import describe, last_progress
+
+POLL_SECONDS = 0.2
+LOG_EVERY_SECONDS = 15.0
+GRACE_SECONDS = 5.0
+TAIL_LINES = 50
+
+
+class LocalLauncher(dg.ConfigurableResource):
+    """Worker processes on this machine, under torchrun when they train.
+
+    ``runs`` holds a folder per run; ``cache`` holds downloads.
+    """
+
+    runs: str
+    cache: str
+
+    def run(self, context: dg.AssetExecutionContext, request: dict[str, Any], processes: int | None,
+            threads: int | None) -> Path:
+        """Runs one worker to its end and returns the run's folder.
+
+        Args:
+            processes: ranks under torchrun, or None for a stage that does not train (one plain process).
+            threads: CPU threads per process; the cores are shared out evenly when None.
+
+        Raises:
+            WorkerFailed: it ended with an error; holds its last 50 lines.
+        """
+        folder = Path(self.runs) / context.run_id / request["stage"]
+        folder.mkdir(parents=True, exist_ok=True)
+        request = {**request, "progress": str(folder / "progress.jsonl"), "cache": self.cache}
+        (folder / "request.json").write_text(json.dumps(request, indent=1))
+        session_files = dg.PipesFileMessageReader(str(folder / "messages.jsonl"), cleanup_file=False)
+        with dg.open_pipes_session(context=context, context_injector=dg.PipesFileContextInjector(str(folder / "context.json")),
+                                   message_reader=session_files) as session:
+            env = {**os.environ, **worker_environment(processes or 1, threads), **session.get_bootstrap_env_vars()}
+            with (folder / "output.log").open("ab") as output:
+                process = subprocess.Popen(worker_command(request["stage"], folder / "request.json", processes), env=env,
+                                           stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+                try:
+                    _watch(context, process, folder)
+                finally:
+                    end_process_tree(process)
+        if process.returncode != 0:
+            raise WorkerFailed(_failure_text(request["stage"], process.returncode, folder / "output.log"))
+        return folder
+
+
+def worker_command(stage: str, request: Path, processes: int | None) -> list[str]:
+    if processes is None:
+        return [sys.executable, "-m", "ft_assets.worker", stage, str(request)]
+    return [sys.executable, "-m", "ft_assets.worker.torchrun", str(processes), stage, str(request)]
+
+
+def worker_environment(processes: int, threads: int | None) -> dict[str, str]:
+    """Threads that do not fight over cores, and an allocator that keeps its memory.
+
+    glibc hands big blocks back to the kernel at each free; a training step then spends its time in page faults.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        "OMP_NUM_THREADS": str(threads or max(1, cores // processes)),
+        "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30), "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30), "MALLOC_TOP_PAD_": str(256 * 2**20),
+        "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "BITSANDBYTES_NOWELCOME": "1",
+    }
+
+
+def _watch(context: dg.AssetExecutionContext, process: subprocess.Popen[bytes], folder: Path) -> None:
+    last_log = time.monotonic()
+    last_line = ""
+    while process.poll() is None:
+        time.sleep(POLL_SECONDS)
+        if time.monotonic() - last_log > LOG_EVERY_SECONDS:
+            last_log = time.monotonic()
+            line = describe(last_progress(folder / "progress.jsonl"))
+            if line and line != last_line:
+                context.log.info(line)
+                last_line = line
+
+
+def end_process_tree(process: subprocess.Popen[bytes]) -> None:
+    """Ends the worker and all its descendants: SIGTERM, then SIGKILL after a grace period. torchrun's ranks are
+    sessions of their own, so the process group is not enough.
+    """
+    if process.poll() is not None:
+        return
+    try:
+        tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    except psutil.NoSuchProcess:
+        return
+    for member in tree:
+        _signal(member, signal.SIGTERM)
+    _, alive = psutil.wait_procs(tree, timeout=GRACE_SECONDS)
+    for member in alive:
+        _signal(member, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(member: psutil.Process, number: int) -> None:
+    try:
+        member.send_signal(number)
+    except psutil.NoSuchProcess:
+        pass
+
+
+def _failure_text(stage: str, code: int, log: Path) -> str:
+    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    lines = log.read_bytes().decode("utf-8", "replace").splitlines()[-TAIL_LINES:]
+    return f"the worker of {stage} {ended}. Its last {len(lines)} lines ({log}):\n" + "\n".join(lines)
