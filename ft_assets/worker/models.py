@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from ft_assets.core.artifact import Artifact
@@ -62,7 +62,9 @@ def load_reward_start(base: Artifact, adapter: Artifact | None, dtype: torch.dty
     model.config.pad_token_id = pad_token_id
     if adapter is not None:
         check_base(base, adapter)
-        model = PeftModel.from_pretrained(model, adapter.folder).merge_and_unload(safe_merge=True)
+        config = PeftConfig.from_pretrained(adapter.folder)
+        config.task_type = None  # the adapter was trained for another head; its body fits
+        model = PeftModel.from_pretrained(model, adapter.folder, config=config).merge_and_unload(safe_merge=True)
     return model
 
 

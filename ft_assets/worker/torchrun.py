@@ -17,11 +17,22 @@ def main(processes: str, stage: str, request: str) -> None:
         if already_made:
             return
         job.progress("starting")
-        from torch.distributed.run import main as torchrun
+        sys.exit(run_ranks(processes, stage, request))
 
-        # A replaced rank cannot join a running DeepSpeed job: no restarts, the next materialization resumes.
-        torchrun(["--standalone", "--nproc-per-node", processes, "--max-restarts", "0", "-m", "ft_assets.worker",
-                  stage, request])
+
+def run_ranks(processes: str, stage: str, request: str) -> int:
+    """Runs the ranks to their end; the exit code is that of the first rank that failed, which has said why itself."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    # A replaced rank cannot join a running DeepSpeed job: no restarts, the next materialization resumes.
+    try:
+        torchrun(["--standalone", "--nproc-per-node", processes, "--max-restarts", "0", "-m", "ft_assets.worker", stage, request])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        print(f"rank {rank} failed first", file=sys.stderr)
+        return 128 - failure.exitcode if failure.exitcode < 0 else failure.exitcode
+    return 0
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def _sft_trainer(job: Job, base: Artifact, start: Artifact | None, dtype: torch.
     part = "cpt" if job.stage == "cpt_adapter" else "sft"
     return SFTTrainer(
         model=_policy_model(job, base, start, dtype), processing_class=tokenizer,
-        args=SFTConfig(**arguments, max_length=None, packing=False, train_sampling_strategy="group_by_length",
+        args=SFTConfig(**arguments, max_length=None, packing=False,
                        dataset_kwargs={"skip_prepare_dataset": True}, eos_token=tokenizer.eos_token),
         train_dataset=_rows(job, f"{part}_train", "input_ids", "labels"),
         eval_dataset=_rows(job, f"{part}_validation", "input_ids", "labels"))

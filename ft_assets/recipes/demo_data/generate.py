@@ -100,8 +100,8 @@ def corrupt(entities: dict[str, str], sentence: str, rng: random.Random) -> str:
 
 
 def entity_batches(rng: random.Random) -> dict[str, list[str]]:
-    clean = [json.dumps(instruction_row(*row), ensure_ascii=False) for row in rows(v.TRAIN_SHAPES, TRAIN, 560, rng)]
-    first, second = clean[:360], clean[360:]
+    clean = [json.dumps(instruction_row(*row), ensure_ascii=False) for row in rows(v.TRAIN_SHAPES, TRAIN, 380, rng)]
+    first, second = clean[:240], clean[240:]
     example = json.loads(first[7])
     long_input = " ".join(json.loads(line)["input"] for line in first[:120])
     first[40:40] = [first[3], first[3], json.dumps({**example, "output": ""})]
@@ -109,19 +109,19 @@ def entity_batches(rng: random.Random) -> dict[str, list[str]]:
     first[150:150] = [json.dumps({**example, "input": "Write to lena.keller@example.org about the delay in Oslo.",
                                   "output": '{"Oslo": "place"}'})]
     second[20:20] = [json.dumps({**example, "input": long_input}), second[5], "not json at all"]
-    second[80:80] = [first[10], json.dumps({**example, "input": "Empty again.", "output": "   "})]
-    second[120:120] = [json.dumps({"instruction": INSTRUCTION, "input": "Where is the answer?"})]
+    second[60:60] = [first[10], json.dumps({**example, "input": "Empty again.", "output": "   "})]
+    second[90:90] = [json.dumps({"instruction": INSTRUCTION, "input": "Where is the answer?"})]
     return {"2026-01.jsonl": first, "2026-02.jsonl": second}
 
 
 def preference_batches(rng: random.Random) -> dict[str, list[str]]:
     pairs = [
         {"prompt": f"{INSTRUCTION}\n\n{sentence}", "chosen": json.dumps(entities), "rejected": corrupt(entities, sentence, rng)}
-        for sentence, entities in rows(v.TRAIN_SHAPES, TRAIN, 120, rng)
+        for sentence, entities in rows(v.TRAIN_SHAPES, TRAIN, 56, rng)
     ]
     lines = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
     equal = [json.dumps({**pair, "rejected": pair["chosen"]}) for pair in pairs[:2]]
-    return {"2026-01.jsonl": [*lines[:50], *equal, *lines[50:], lines[9]]}
+    return {"2026-01.jsonl": [*lines[:30], *equal, *lines[30:], lines[9]]}
 
 
 def text_batches(rng: random.Random) -> dict[str, list[str]]:

@@ -11,10 +11,15 @@ TYPES = ("person", "company", "place", "product")
 TRAIN_FIRST = (
     "Maria", "Tom", "Aisha", "Viktor", "Lena", "Rahul", "Chloe", "Diego", "Hannah", "Kofi", "Yuki", "Peter",
     "Fatima", "Oscar", "Nina", "Samuel", "Greta", "Ivan", "Priya", "Lucas", "Ella", "Marcus", "Zoe", "Ahmed",
+    "Noor", "Gustav", "Elena", "Pavel", "Rosa", "Idris", "Anneke", "Theo", "Camille", "Omar", "Freya", "Jonas", "Lucia",
+    "Henrik", "Divya", "Mateo", "Agnes", "Kwame", "Sakura", "Rory", "Beatriz", "Anton", "Leila", "Nikolai", "Judith",
+    "Emre", "Salma", "Victor", "Ines", "Gareth", "Olga", "Raj", "Marta", "Dmitri", "Yara", "Simon",
 )
 TRAIN_LAST = (
     "Keller", "Okafor", "Lindqvist", "Romero", "Patel", "Novak", "Tanaka", "Murphy", "Dubois", "Haddad", "Costa",
     "Weber", "Sato", "Larsen", "Moreau", "Bianchi", "Khan", "Fischer", "Silva", "Jansen", "Brown", "Petrov",
+    "Van Dijk", "Osei", "Yilmaz", "Kowalski", "Reyes", "Andersson", "Gallagher", "Ferrari", "Chen", "Nguyen", "Schmidt",
+    "Mbeki", "Lefevre", "Horvat", "Castro", "Ivanova", "Walsh", "Suzuki", "Banerjee", "Lopez", "Nielsen", "Quinn",
 )
 TEST_FIRST = ("Clara", "Bruno", "Naomi", "Felix", "Amara", "Hugo", "Ingrid", "Tariq", "Sofia", "Edward", "Mei", "Paul")
 TEST_LAST = ("Hartmann", "Adeyemi", "Castillo", "Nakamura", "Wright", "Olsen", "Rossi", "Mehta", "Laurent", "Byrne")
@@ -38,6 +43,11 @@ TRAIN_PLACE = (
     "Paris", "Oslo", "Nairobi", "Lisbon", "Kyoto", "Chicago", "Toronto", "Mumbai", "Berlin", "Cairo", "Brazil", "Peru",
     "Dublin", "Seoul", "Vienna", "Morocco", "Texas", "Prague", "Geneva", "Finland", "Lagos", "Boston", "Warsaw",
     "New Zealand", "Hamburg", "Jakarta", "Denver", "Athens",
+    "Rome", "Sydney", "Bangkok", "Manila", "Havana", "Tunis", "Dakar", "Lima", "Bogota", "Quito", "Kyiv", "Riga", "Tallinn",
+    "Vilnius", "Bern", "Lyon", "Porto", "Seville", "Naples", "Turin", "Leipzig", "Gdansk", "Bergen", "Malmo", "Aarhus",
+    "Cork", "Leeds", "Bristol", "Ottawa", "Calgary", "Dallas", "Phoenix", "Nevada", "Oregon", "Kerala", "Punjab", "Nagoya",
+    "Busan", "Hanoi", "Kenya", "Ghana", "Zambia", "Jordan", "Iceland", "Norway", "Austria", "Cuba", "Nepal", "Costa Rica",
+    "Cape Town", "San Diego", "Tel Aviv", "Abu Dhabi", "Kuala Lumpur",
 )
 TEST_PLACE = (
     "Madrid", "Helsinki", "Accra", "Osaka", "Seattle", "Montreal", "Delhi", "Munich", "Chile", "Portugal", "Edinburgh",
@@ -123,6 +133,26 @@ TRAIN_SHAPES = (
     "Workers at the {company} plant voted to strike.",
     "{product} sales in {place} doubled, {company} reported.",
     "We walked for hours and met only a farmer with three goats.",
+    "Students from {place} visited {company} on Tuesday.",
+    "Neighbours of {person} heard nothing that night.",
+    "Teachers at the school bought a {product} for each class.",
+    "Look out, shouted {person}, and jumped off the pier in {place}.",
+    "Wait for me, said {person2} to {person}.",
+    "Critics call the {product} a toy; {person} disagrees.",
+    "Fishermen near {place} sold their boats to {company}.",
+    "Rents in {place} are higher than in {place2}.",
+    "Engineers from {company} and {company2} met {person} for dinner.",
+    "Stay calm, the pilot told the passengers over the radio.",
+    "Tourists in {place} photographed the {product} in a shop window.",
+    "Once the {product} sold better than the {product2}; no longer.",
+    "Visitors must leave coats and umbrellas at the door.",
+    "Suppliers of {company} wrote to {person} and asked for money.",
+    "Coming back from {place}, {person} slept on the train.",
+    "Rumours about {company2} hurt {company} more than expected.",
+    "Bees and wasps build their nests under the roof every summer.",
+    "{company}, unlike {company2}, pays its interns in {place}.",
+    "Somebody stole the {product} that belonged to {person}.",
+    "A court in {place} heard {person} on Thursday.",
 )
 
 TEST_SHAPES = (

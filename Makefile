@@ -1,0 +1,50 @@
+# Two commands do everything: `make demo` and `make test`. PIP_ARGS goes to pip as it is (an index of CPU or CUDA builds, say).
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export FT_HOME ?= $(CURDIR)/.ft
+
+.PHONY: demo test check lint ui lock bench clean debian
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned dependencies into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt "torch==2.13.0"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/ft run demo
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+check: $(READY) debian lint test
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: $(READY)
+	@mkdir -p $(FT_HOME)/dagster_home
+	@test -f $(FT_HOME)/dagster_home/dagster.yaml || cp deploy/local/dagster.yaml $(FT_HOME)/dagster_home/
+	DAGSTER_HOME=$(FT_HOME)/dagster_home $(BIN)/dagster dev
+
+# Chromium for the tests that look at the UI and the report; they skip with a message where it cannot be had.
+debian:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core >/dev/null; } \
+	  || echo "no Chromium here: browser tests will be skipped"
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.sft_overhead
+
+# The exact versions that were tested, without torch's CPU or CUDA suffix.
+lock: $(READY)
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' | grep -v -i -E '^(pip|setuptools|wheel)==' > constraints.txt
+
+clean:
+	rm -rf $(VENV) .ft build *.egg-info
