@@ -23,8 +23,17 @@ from resources.environment import Settings, catalog, settings
 from resources.injected import resources
 
 MODEL_MODULES = (
-    base_model, tokenized_splits, training_plan, cpt_adapter, sft_adapter, reward_model, policy, merged_model, quantized_model,
-    eval_report, published_model,
+    base_model,
+    tokenized_splits,
+    training_plan,
+    cpt_adapter,
+    sft_adapter,
+    reward_model,
+    policy,
+    merged_model,
+    quantized_model,
+    eval_report,
+    published_model,
 )
 
 
@@ -36,10 +45,18 @@ def build(found: Settings, known: Catalog) -> dg.Definitions:
     return dg.Definitions(
         assets=[*data_assets, *model_assets],
         jobs=[
-            dg.define_asset_job("ingest", data_assets, partitions_def=SOURCE_BATCHES,
-                                description="One batch of a source: copied, validated, its bad rows quarantined."),
-            dg.define_asset_job("fine_tune", model_assets, partitions_def=recipes,
-                                description="Everything from the base model to the published model of one recipe."),
+            dg.define_asset_job(
+                "ingest",
+                data_assets,
+                partitions_def=SOURCE_BATCHES,
+                description="One batch of a source: copied, validated, its bad rows quarantined.",
+            ),
+            dg.define_asset_job(
+                "fine_tune",
+                model_assets,
+                partitions_def=recipes,
+                description="Everything from the base model to the published model of one recipe.",
+            ),
         ],
         resources=resources(found),
         executor=dg.in_process_executor,

@@ -14,17 +14,35 @@ base, adapter, rows, identity, micro_batch, out = sys.argv[1:7]
 settings = json.loads(identity)
 training = settings["training"]
 torch.manual_seed(settings["seed"])
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter, is_trainable=True)
+model = PeftModel.from_pretrained(
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter, is_trainable=True
+)
 trainer = SFTTrainer(
-    model=model, processing_class=AutoTokenizer.from_pretrained(base),
+    model=model,
+    processing_class=AutoTokenizer.from_pretrained(base),
     train_dataset=Dataset.from_parquet(rows, cache_dir=out).select_columns(["input_ids", "labels"]),
     args=SFTConfig(
-        output_dir=out, per_device_train_batch_size=int(micro_batch),
-        gradient_accumulation_steps=training["global_batch_size"] // int(micro_batch), learning_rate=training["learning_rate"],
-        num_train_epochs=training["num_train_epochs"], warmup_steps=training["warmup_steps"],
-        lr_scheduler_type=training["lr_scheduler_type"], seed=settings["seed"], use_cpu=True, bf16=False, max_length=None,
-        packing=False, gradient_checkpointing=False, dataset_kwargs={"skip_prepare_dataset": True}, save_steps=10,
-        save_total_limit=2, logging_steps=1, report_to=[], disable_tqdm=True))
+        output_dir=out,
+        per_device_train_batch_size=int(micro_batch),
+        gradient_accumulation_steps=training["global_batch_size"] // int(micro_batch),
+        learning_rate=training["learning_rate"],
+        num_train_epochs=training["num_train_epochs"],
+        warmup_steps=training["warmup_steps"],
+        lr_scheduler_type=training["lr_scheduler_type"],
+        seed=settings["seed"],
+        use_cpu=True,
+        bf16=False,
+        max_length=None,
+        packing=False,
+        gradient_checkpointing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        save_steps=10,
+        save_total_limit=2,
+        logging_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+    ),
+)
 started = time.perf_counter()
 trainer.train()
 print(f"TRAIN_SECONDS {time.perf_counter() - started:.2f}")

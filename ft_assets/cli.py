@@ -6,16 +6,18 @@ has not been made, 130 cancelled. Reading commands import neither Dagster nor to
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from ft_assets.core.artifact import ArtifactStore
-from ft_assets.core.errors import CorruptArtifact, FineTuneError, MissingInput, RecipeError
+from ft_assets.core.errors import CorruptArtifact, FineTuneError, MissingInput, Problem, RecipeError
 from ft_assets.core.lineage import MODEL_ASSETS
 from ft_assets.core.recipe_run import base_of, plans, stages_of
-from ft_assets.recipes.load import Catalog, add_file
+from ft_assets.recipes.load import Catalog, add_file, named_sources
 from ft_assets.terminal import Screen, print_table
 from resources.environment import Settings, catalog, settings
 
@@ -152,28 +154,32 @@ def recipe_check(file: Annotated[Path, typer.Argument(help="A recipe's YAML file
     """Check a recipe and all it names; every fault at once."""
     from ft_assets.recipes.base import base_identity
 
-    known = catalog(settings())
-    problems = []
-    try:
-        name = add_file(known, file)
-        recipe = known.recipe(name)
-        for source in sorted({source for names in recipe.data.sources().values() for source in names}):
-            try:
-                known.batches(source)
-            except RecipeError as error:
-                problems += error.problems
-        try:
-            base_identity(recipe.base_model, file.resolve())
-        except RecipeError as error:
-            problems += error.problems
-    except RecipeError as error:
-        problems += error.problems
+    known, file = catalog(settings()), file.parent.resolve() / file.name
+    problems: list[Problem] = []
+    with _collected(problems):
+        add_file(known, file)
+    draft = known.drafts[file]
+    for source in sorted({source for _, _, source in named_sources(draft)} & set(known.sources)):
+        with _collected(problems):
+            known.batches(source)
+    if isinstance(draft.get("base_model"), str):
+        with _collected(problems):
+            base_identity(draft["base_model"], file)
     if as_json:
         print(json.dumps({"ok": not problems, "problems": [vars(problem) for problem in problems]}, indent=1))
         raise typer.Exit(2 if problems else 0)
     if problems:
         _fail(RecipeError(problems), 2)
-    print(f"{file}: recipe {name} is good. Next: ft run {file}")
+    print(f"{file}: recipe {draft['name']} is good. Next: ft run {file}")
+
+
+@contextmanager
+def _collected(problems: list[Problem]) -> Iterator[None]:
+    """Adds the faults of what goes wrong inside to the list, each once."""
+    try:
+        yield
+    except RecipeError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
 
 
 def _open(recipe: str) -> tuple[Settings, Catalog, str]:

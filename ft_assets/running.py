@@ -4,6 +4,8 @@ Data assets and model assets have different partition keys, which the dagster CL
 ingests each batch the recipe names and then runs the model assets for the recipe.
 """
 
+import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.utils import make_new_run_id
 
@@ -24,6 +27,7 @@ from resources.environment import Settings, prepare_dagster_home
 
 DATA_ASSETS = ("raw_corpus", "validated_dataset")
 ASSETS = (*DATA_ASSETS, *MODEL_ASSETS)
+PROCESS_TAG = "ft/process"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -74,6 +78,7 @@ def run_recipe(found: Settings, catalog: Catalog, name: str, until: str | None, 
     prepare_dagster_home(found)
     outcome = Outcome()
     with dg.DagsterInstance.get() as instance:
+        _close_dead_runs(instance)
         definitions = build(found, catalog)
         instance.add_dynamic_partitions("source_batch", keys)
         runner = _Runner(definitions, instance, found.home / "runs", screen, outcome)
@@ -83,6 +88,23 @@ def run_recipe(found: Settings, catalog: Catalog, name: str, until: str | None, 
         if until not in DATA_ASSETS:
             runner.go("fine_tune", name, _upstream(until))
     return outcome
+
+
+def _close_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Ends, in Dagster's book, the runs of this command that were killed: they would show as running for ever."""
+    open_runs = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]))
+    for run in open_runs:
+        host, _, process = run.tags.get(PROCESS_TAG, "").partition("/")
+        if host == socket.gethostname() and process not in (_process_name(pid) for pid in psutil.pids()):
+            instance.report_run_failed(run, f"`ft run` was killed (process {process})")
+
+
+def _process_name(pid: int) -> str:
+    """A name no later process will have: the id and the time it started."""
+    try:
+        return f"{pid}-{psutil.Process(pid).create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def _upstream(until: str | None) -> tuple[str, ...]:
@@ -95,8 +117,16 @@ def _upstream(until: str | None) -> tuple[str, ...]:
 class _Runner:
     """Runs jobs in this process and turns their events into lines on the screen and rows of the outcome."""
 
-    def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance, runs: Path, screen: Screen, outcome: Outcome):
-        self.definitions, self.instance, self.runs, self.screen, self.outcome = definitions, instance, runs, screen, outcome
+    def __init__(
+        self, definitions: dg.Definitions, instance: dg.DagsterInstance, runs: Path, screen: Screen, outcome: Outcome
+    ):
+        self.definitions, self.instance, self.runs, self.screen, self.outcome = (
+            definitions,
+            instance,
+            runs,
+            screen,
+            outcome,
+        )
 
     def go(self, job: str, partition: str, assets: tuple[str, ...]) -> bool:
         """Runs a job for one partition; says whether what follows may run."""
@@ -105,8 +135,14 @@ class _Runner:
         with self._following(run_id):
             try:
                 self.definitions.resolve_job_def(job).execute_in_process(
-                    instance=self.instance, partition_key=partition, run_id=run_id, raise_on_error=False, run_config=QUIET,
-                    asset_selection=[dg.AssetKey(asset) for asset in assets])
+                    instance=self.instance,
+                    partition_key=partition,
+                    run_id=run_id,
+                    raise_on_error=False,
+                    run_config=QUIET,
+                    tags={PROCESS_TAG: f"{socket.gethostname()}/{_process_name(os.getpid())}"},
+                    asset_selection=[dg.AssetKey(asset) for asset in assets],
+                )
             except (DagsterExecutionInterruptedError, KeyboardInterrupt):
                 self.outcome.interrupted = True
         return self.outcome.exit_code == 0
@@ -135,8 +171,15 @@ class _Runner:
             self._failed(event)
 
     def _materialized(self, event: dg.DagsterEvent, partition: str) -> None:
-        metadata = {key: value.value for key, value in event.step_materialization_data.materialization.metadata.items()}
-        row = Row(str(event.step_key), partition, metadata["status"], metadata["seconds"], metadata["key metric"], metadata["cost (USD)"])
+        metadata: dict[str, Any] = {key: value.value for key, value in event.step_materialization_data.materialization.metadata.items()}
+        row = Row(
+            str(event.step_key),
+            partition,
+            metadata["status"],
+            metadata["seconds"],
+            metadata["key metric"],
+            metadata["cost (USD)"],
+        )
         if "report" in metadata:
             self.outcome.report = metadata["report"].removeprefix("file://")
         self.outcome.rows.append(row)
@@ -160,6 +203,8 @@ class _Runner:
         if name == "DagsterExecutionInterruptedError":
             self.outcome.interrupted = True
             return
-        message = error.message.removeprefix(f"ft_assets.core.errors.{name}: ").strip() if error else "no cause recorded"
+        message = (
+            error.message.removeprefix(f"ft_assets.core.errors.{name}: ").strip() if error else "no cause recorded"
+        )
         self.outcome.failed.append((str(event.step_key), message))
         self.screen.say(f"{event.step_key} failed: {message}")

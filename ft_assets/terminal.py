@@ -48,8 +48,12 @@ class Screen:
                 if not found or found["note"] == "done":
                     continue
                 words = describe(found).split(", ")
-                shown: dict[str, Any] = {"description": words[0], "numbers": ", ".join(words[1:]), "completed": found["step"],
-                                         "total": found["total"] or None}
+                shown: dict[str, Any] = {
+                    "description": words[0],
+                    "numbers": ", ".join(words[1:]),
+                    "completed": found["step"],
+                    "total": found["total"] or None,
+                }
                 if task is None:
                     task = progress.add_task(**shown)
                 else:

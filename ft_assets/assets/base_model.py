@@ -1,7 +1,5 @@
 """Asset ``base_model``: the pinned base as bf16 safetensors; its data version is the hash of weights and tokenizer."""
 
-from typing import Any
-
 import dagster as dg
 
 from ft_assets.assets.making import make_stage_in_worker
@@ -14,19 +12,37 @@ from resources.tracker import TrackerResource
 
 
 def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
-    @dg.asset(partitions_def=partitions, group_name="model", kinds={"huggingface", "safetensors"}, owners=["team:ml"],
-              code_version=CODE_VERSIONS["base_model"],
-              description="The base model the recipe names, as bf16 safetensors with its tokenizer and chat template.")
-    def base_model(context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource, launcher: LocalLauncher,
-                   tracker: TrackerResource) -> dg.MaterializeResult:
+    @dg.asset(
+        partitions_def=partitions,
+        group_name="model",
+        kinds={"huggingface", "safetensors"},
+        owners=["team:ml"],
+        code_version=CODE_VERSIONS["base_model"],
+        description="The base model the recipe names, as bf16 safetensors with its tokenizer and chat template.",
+    )
+    def base_model(
+        context: dg.AssetExecutionContext,
+        store: StoreResource,
+        catalog: CatalogResource,
+        launcher: LocalLauncher,
+        tracker: TrackerResource,
+    ) -> dg.MaterializeResult:
         known = catalog.load()
         recipe = known.recipe(context.partition_key)
         identity, path = base_identity(recipe.base_model, known.recipes[recipe.name].file)
-        made = make_stage_in_worker(context, base_stage(identity), recipe, launcher, store, tracker, {"path": str(path or "")}, None)
+        made = make_stage_in_worker(
+            context, base_stage(identity), recipe, launcher, store, tracker, {"path": str(path or "")}, None
+        )
         metrics = made.manifest.metrics
-        return made.result(f"{metrics['parameters'] / 1e6:.0f}M parameters", {
-            "base model": recipe.base_model, "kind": identity["kind"], "content hash": metrics["content_hash"],
-            **{key: metrics[key] for key in ("architecture", "layers", "hidden_size", "vocabulary")}},
-            data_version=metrics["content_hash"])
+        return made.result(
+            f"{metrics['parameters'] / 1e6:.0f}M parameters",
+            {
+                "base model": recipe.base_model,
+                "kind": identity["kind"],
+                "content hash": metrics["content_hash"],
+                **{key: metrics[key] for key in ("architecture", "layers", "hidden_size", "vocabulary")},
+            },
+            data_version=metrics["content_hash"],
+        )
 
     return base_model

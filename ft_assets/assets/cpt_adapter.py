@@ -1,7 +1,5 @@
 """Asset ``cpt_adapter``: continued pretraining on plain text."""
 
-from typing import Any
-
 import dagster as dg
 
 from ft_assets.assets.making import recipe_run
@@ -14,11 +12,24 @@ from resources.tracker import TrackerResource
 
 
 def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
-    @dg.asset(partitions_def=partitions, deps=[*DEPS], group_name="model", kinds={"pytorch", "huggingface"}, owners=["team:ml"], pool=GPU_POOL,
-              code_version=CODE_VERSIONS["cpt_adapter"], check_specs=[finished_check("cpt_adapter")],
-              description="Continued pretraining on plain text, as a LoRA adapter on the base model.")
-    def cpt_adapter(context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource, launcher: LocalLauncher,
-        tracker: TrackerResource) -> dg.MaterializeResult:
+    @dg.asset(
+        partitions_def=partitions,
+        deps=[*DEPS],
+        group_name="model",
+        kinds={"pytorch", "huggingface"},
+        owners=["team:ml"],
+        pool=GPU_POOL,
+        code_version=CODE_VERSIONS["cpt_adapter"],
+        check_specs=[finished_check("cpt_adapter")],
+        description="Continued pretraining on plain text, as a LoRA adapter on the base model.",
+    )
+    def cpt_adapter(
+        context: dg.AssetExecutionContext,
+        store: StoreResource,
+        catalog: CatalogResource,
+        launcher: LocalLauncher,
+        tracker: TrackerResource,
+    ) -> dg.MaterializeResult:
         return train(context, recipe_run(context, catalog, store), "cpt_adapter", launcher, store, tracker)
 
     return cpt_adapter

@@ -1,7 +1,5 @@
 """Asset ``eval_report``: every contestant on the same held-out rows, and one page that says what came of it."""
 
-from typing import Any
-
 import dagster as dg
 
 from ft_assets.assets.making import make_here, make_in_worker, recipe_run
@@ -15,20 +13,48 @@ from resources.launcher import LocalLauncher
 from resources.store import StoreResource
 from resources.tracker import TrackerResource
 
-SCORED = dg.AssetCheckSpec("every_contestant_scored", asset="eval_report", blocking=True,
-                           description="Every contestant answered every row of the test set.")
-NEEDED = dg.AssetCheckSpec("beats_prompting", asset="eval_report", blocking=False,
-                           description="The trained model's 95% interval lies above zero-shot's and few-shot's.")
+SCORED = dg.AssetCheckSpec(
+    "every_contestant_scored",
+    asset="eval_report",
+    blocking=True,
+    description="Every contestant answered every row of the test set.",
+)
+NEEDED = dg.AssetCheckSpec(
+    "beats_prompting",
+    asset="eval_report",
+    blocking=False,
+    description="The trained model's 95% interval lies above zero-shot's and few-shot's.",
+)
 
 
 def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
-    @dg.asset(partitions_def=partitions, deps=["base_model", "tokenized_splits", "cpt_adapter", "sft_adapter", "reward_model", "policy",
-                                               "merged_model", "quantized_model"],
-              group_name="release", kinds={"html"}, owners=["team:ml"], pool=GPU_POOL, code_version=CODE_VERSIONS["eval_report"],
-              check_specs=[SCORED, NEEDED],
-              description="Held-out scores with intervals for the base, prompted and trained models, and one HTML page about them.")
-    def eval_report(context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource, launcher: LocalLauncher,
-                    tracker: TrackerResource) -> dg.MaterializeResult:
+    @dg.asset(
+        partitions_def=partitions,
+        deps=[
+            "base_model",
+            "tokenized_splits",
+            "cpt_adapter",
+            "sft_adapter",
+            "reward_model",
+            "policy",
+            "merged_model",
+            "quantized_model",
+        ],
+        group_name="release",
+        kinds={"html"},
+        owners=["team:ml"],
+        pool=GPU_POOL,
+        code_version=CODE_VERSIONS["eval_report"],
+        check_specs=[SCORED, NEEDED],
+        description="Held-out scores with intervals for the base, prompted and trained models, and one HTML page about them.",
+    )
+    def eval_report(
+        context: dg.AssetExecutionContext,
+        store: StoreResource,
+        catalog: CatalogResource,
+        launcher: LocalLauncher,
+        tracker: TrackerResource,
+    ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)
         evaluation = make_in_worker(context, run, "evaluation", launcher, store, tracker)
 
@@ -48,15 +74,26 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         rows = {test["n"] for test in tests.values()}
         prompted = [tests[name] for name in tests if name.startswith("base")]
         checks = [
-            dg.AssetCheckResult(passed=len(rows) == 1, check_name="every_contestant_scored", metadata={"rows": sorted(rows)}),
-            dg.AssetCheckResult(passed=all(tests[best]["low"] > other["high"] for other in prompted), check_name="beats_prompting",
-                                severity=dg.AssetCheckSeverity.WARN, metadata={name: test["mean"] for name, test in tests.items()}),
+            dg.AssetCheckResult(
+                passed=len(rows) == 1, check_name="every_contestant_scored", metadata={"rows": sorted(rows)}
+            ),
+            dg.AssetCheckResult(
+                passed=all(tests[best]["low"] > other["high"] for other in prompted),
+                check_name="beats_prompting",
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={name: test["mean"] for name, test in tests.items()},
+            ),
         ]
         spent = made.seconds + evaluation.seconds
-        metadata = {"report": dg.MetadataValue.url(made.artifact.file("report.html").as_uri()), "verdict": made.manifest.metrics["verdict"],
-                    "scores plot": image("scores", tests, run.recipe.evaluation.metric), "evaluation": evaluation.status,
-                    "seconds": round(spent, 2), "cost (USD)": evaluation.manifest.cost_usd if evaluation.status == "made" else 0.0,
-                    **{f"score {name}": test["mean"] for name, test in tests.items()}}
+        metadata = {
+            "report": dg.MetadataValue.url(made.artifact.file("report.html").as_uri()),
+            "verdict": made.manifest.metrics["verdict"],
+            "scores plot": image("scores", tests, run.recipe.evaluation.metric),
+            "evaluation": evaluation.status,
+            "seconds": round(spent, 2),
+            "cost (USD)": evaluation.manifest.cost_usd if evaluation.status == "made" else 0.0,
+            **{f"score {name}": test["mean"] for name, test in tests.items()},
+        }
         score = f"{best} {tests[best]['mean']:.2f} [{tests[best]['low']:.2f}, {tests[best]['high']:.2f}]"
         return made.result(score, metadata, checks)
 
@@ -65,8 +102,18 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
 
 def stage_artifacts(run: RecipeRun) -> dict[str, Artifact]:
     """The artifacts the page speaks of, by role; stages the recipe leaves out are absent."""
-    names = ("evaluation", "base_model", "tokenized_splits", "training_plan", "cpt_adapter", "sft_adapter", "reward_model", "policy",
-             "merged_model", "quantized_model")
+    names = (
+        "evaluation",
+        "base_model",
+        "tokenized_splits",
+        "training_plan",
+        "cpt_adapter",
+        "sft_adapter",
+        "reward_model",
+        "policy",
+        "merged_model",
+        "quantized_model",
+    )
     return {name: run.artifact(name) for name in names if not run.stages[name].passes}
 
 

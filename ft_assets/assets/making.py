@@ -33,19 +33,30 @@ class Made:
     def manifest(self) -> Manifest:
         return self.artifact.manifest
 
-    def result(self, key_metric: str, metadata: Mapping[str, Any] | None = None,
-               checks: list[dg.AssetCheckResult] | None = None, data_version: str | None = None) -> dg.MaterializeResult:
+    def result(
+        self,
+        key_metric: str,
+        metadata: Mapping[str, Any] | None = None,
+        checks: list[dg.AssetCheckResult] | None = None,
+        data_version: str | None = None,
+    ) -> dg.MaterializeResult:
         """The materialization: what every asset shows, and this one's own metadata."""
         shown: dict[str, Any] = {
-            "status": self.status, "key metric": key_metric, "seconds": round(self.seconds, 2),
+            "status": self.status,
+            "key metric": key_metric,
+            "seconds": round(self.seconds, 2),
             "cost (USD)": self.manifest.cost_usd if self.status in ("made", "remade") else 0.0,
-            "size (MB)": round(self.manifest.size_bytes / 1e6, 3), "fingerprint": self.stage.fingerprint,
+            "size (MB)": round(self.manifest.size_bytes / 1e6, 3),
+            "fingerprint": self.stage.fingerprint,
             "folder": dg.MetadataValue.path(str(self.artifact.folder)),
         }
         if self.stage.passes:
             shown["passes through"] = f"the recipe leaves this stage out; this is {self.stage.passes}"
-        return dg.MaterializeResult(metadata={**shown, **(metadata or {})}, check_results=checks or [],
-                                    data_version=dg.DataVersion(data_version or self.stage.fingerprint))
+        return dg.MaterializeResult(
+            metadata={**shown, **(metadata or {})},
+            check_results=checks or [],
+            data_version=dg.DataVersion(data_version or self.stage.fingerprint),
+        )
 
 
 def recipe_run(context: dg.AssetExecutionContext, catalog: CatalogResource, store: StoreResource) -> RecipeRun:
@@ -54,39 +65,71 @@ def recipe_run(context: dg.AssetExecutionContext, catalog: CatalogResource, stor
     return stages_of(known, known.recipe(context.partition_key), store.open())
 
 
-def make_here(context: dg.AssetExecutionContext, stage: Stage, store: ArtifactStore, usd_per_hour: float,
-              produce: Callable[[Staging], None]) -> Made:
+def make_here(
+    context: dg.AssetExecutionContext,
+    stage: Stage,
+    store: ArtifactStore,
+    usd_per_hour: float,
+    produce: Callable[[Staging], None],
+) -> Made:
     """Reuses the stage's artifact, or makes it in this process."""
+
     def make() -> None:
         upstream = {role: entry[1] for role, entry in stage.upstream.items()}
-        with store.write(stage.name, stage.fingerprint, code_version=stage.code_version, identity=stage.identity,
-                         upstream=upstream) as staging:
+        with store.write(
+            stage.name, stage.fingerprint, code_version=stage.code_version, identity=stage.identity, upstream=upstream
+        ) as staging:
             staging.usd_per_hour = usd_per_hour
             produce(staging)
 
     return _make(context, stage, store, make)
 
 
-def make_in_worker(context: dg.AssetExecutionContext, run: RecipeRun, name: str, launcher: LocalLauncher, store: StoreResource,
-                   tracker: TrackerResource, execution: dict[str, Any] | None = None, processes: int | None = None) -> Made:
+def make_in_worker(
+    context: dg.AssetExecutionContext,
+    run: RecipeRun,
+    name: str,
+    launcher: LocalLauncher,
+    store: StoreResource,
+    tracker: TrackerResource,
+    execution: dict[str, Any] | None = None,
+    processes: int | None = None,
+) -> Made:
     """Reuses the stage's artifact, or has a worker make it (under torchrun when ``processes`` is given)."""
     return make_stage_in_worker(context, run.stages[name], run.recipe, launcher, store, tracker, execution, processes)
 
 
-def make_stage_in_worker(context: dg.AssetExecutionContext, stage: Stage, recipe: Recipe, launcher: LocalLauncher,
-                         store: StoreResource, tracker: TrackerResource, execution: dict[str, Any] | None,
-                         processes: int | None) -> Made:
+def make_stage_in_worker(
+    context: dg.AssetExecutionContext,
+    stage: Stage,
+    recipe: Recipe,
+    launcher: LocalLauncher,
+    store: StoreResource,
+    tracker: TrackerResource,
+    execution: dict[str, Any] | None,
+    processes: int | None,
+) -> Made:
     hardware = recipe.hardware
     request = {
-        "stage": stage.name, "fingerprint": stage.fingerprint, "code_version": stage.code_version,
-        "identity": stage.identity, "upstream": {role: list(entry) for role, entry in stage.upstream.items()},
+        "stage": stage.name,
+        "fingerprint": stage.fingerprint,
+        "code_version": stage.code_version,
+        "identity": stage.identity,
+        "upstream": {role: list(entry) for role, entry in stage.upstream.items()},
         "store": {"url": store.url, "local": store.local},
-        "execution": {"partition": recipe.name, "device": hardware.device, "usd_per_hour": hardware.usd_per_hour,
-                      "batch_size": hardware.evaluation_batch_size, "tracker": tracker.request(),
-                      "checkpoint_every_steps": hardware.checkpoint_every_steps, **(execution or {})},
+        "execution": {
+            "partition": recipe.name,
+            "device": hardware.device,
+            "usd_per_hour": hardware.usd_per_hour,
+            "batch_size": hardware.evaluation_batch_size,
+            "tracker": tracker.request(),
+            "checkpoint_every_steps": hardware.checkpoint_every_steps,
+            **(execution or {}),
+        },
     }
-    return _make(context, stage, store.open(),
-                 lambda: launcher.run(context, request, processes, hardware.threads_per_process))
+    return _make(
+        context, stage, store.open(), lambda: launcher.run(context, request, processes, hardware.threads_per_process)
+    )
 
 
 def _make(context: dg.AssetExecutionContext, stage: Stage, store: ArtifactStore, make: Callable[[], Any]) -> Made:
@@ -100,7 +143,9 @@ def _make(context: dg.AssetExecutionContext, stage: Stage, store: ArtifactStore,
     except CorruptArtifact as error:
         if stage.passes:
             raise
-        context.log.warning(f"corrupt artifact: {error}. Kept at {store.set_aside(stage.name, stage.fingerprint)}, making it again")
+        context.log.warning(
+            f"corrupt artifact: {error}. Kept at {store.set_aside(stage.name, stage.fingerprint)}, making it again"
+        )
         status = "remade"
     _check_inputs(stage, store)
     make()
@@ -116,9 +161,13 @@ def _check_inputs(stage: Stage, store: ArtifactStore) -> None:
             found = store.open(name, fingerprint)
         except CorruptArtifact as error:
             aside = store.set_aside(name, fingerprint)
-            raise CorruptArtifact(f"input of {stage.name} is corrupt: {error}. Kept at {aside}; materialize {name} again") from error
+            raise CorruptArtifact(
+                f"input of {stage.name} is corrupt: {error}. Kept at {aside}; materialize {name} again"
+            ) from error
         if found is None:
-            raise MissingInput(f"{stage.name} needs {name} {fingerprint[:12]} ({role}), which has not been made; materialize it first")
+            raise MissingInput(
+                f"{stage.name} needs {name} {fingerprint[:12]} ({role}), which has not been made; materialize it first"
+            )
 
 
 def source_of(key: str, catalog: Catalog) -> tuple[str, str]:

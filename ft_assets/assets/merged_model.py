@@ -1,7 +1,5 @@
 """Asset ``merged_model``: the last adapter folded into the base weights, and the check that nothing broke in it."""
 
-from typing import Any
-
 import dagster as dg
 
 from ft_assets.assets.making import make_in_worker, recipe_run
@@ -13,23 +11,43 @@ from resources.store import StoreResource
 from resources.tracker import TrackerResource
 
 LEAST_AGREEMENT = 0.95
-PARITY = dg.AssetCheckSpec("merge_parity", asset="merged_model", blocking=True,
-                           description="Merged weights choose the same next token as adapter-on-base on at least 95% of the "
-                                       "tokens of held-out rows.")
+PARITY = dg.AssetCheckSpec(
+    "merge_parity",
+    asset="merged_model",
+    blocking=True,
+    description="Merged weights choose the same next token as adapter-on-base on at least 95% of the "
+    "tokens of held-out rows.",
+)
 
 
 def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
-    @dg.asset(partitions_def=partitions, deps=["base_model", "tokenized_splits", "policy"], group_name="model", kinds={"safetensors"},
-              owners=["team:ml"], pool=GPU_POOL, code_version=CODE_VERSIONS["merged_model"], check_specs=[PARITY],
-              description="One model without adapters: what transformers, vLLM and the rest load.")
-    def merged_model(context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource, launcher: LocalLauncher,
-                     tracker: TrackerResource) -> dg.MaterializeResult:
+    @dg.asset(
+        partitions_def=partitions,
+        deps=["base_model", "tokenized_splits", "policy"],
+        group_name="model",
+        kinds={"safetensors"},
+        owners=["team:ml"],
+        pool=GPU_POOL,
+        code_version=CODE_VERSIONS["merged_model"],
+        check_specs=[PARITY],
+        description="One model without adapters: what transformers, vLLM and the rest load.",
+    )
+    def merged_model(
+        context: dg.AssetExecutionContext,
+        store: StoreResource,
+        catalog: CatalogResource,
+        launcher: LocalLauncher,
+        tracker: TrackerResource,
+    ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)
         splits = run.stages["tokenized_splits"]
-        made = make_in_worker(context, run, "merged_model", launcher, store, tracker,
-                              {"splits": [splits.made_by, splits.fingerprint]})
+        made = make_in_worker(
+            context, run, "merged_model", launcher, store, tracker, {"splits": [splits.made_by, splits.fingerprint]}
+        )
         parity = made.manifest.metrics["parity"]
-        check = dg.AssetCheckResult(passed=parity["token_agreement"] >= LEAST_AGREEMENT, check_name="merge_parity", metadata=parity)
+        check = dg.AssetCheckResult(
+            passed=parity["token_agreement"] >= LEAST_AGREEMENT, check_name="merge_parity", metadata=parity
+        )
         return made.result(f"{parity['token_agreement']:.1%} token agreement", parity, [check])
 
     return merged_model

@@ -7,21 +7,34 @@ import dagster as dg
 from ft_assets.assets.making import make_here, recipe_run
 from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.lineage import CODE_VERSIONS
-from ft_assets.core.recipe_run import RecipeRun
 from ft_assets.core.publish import PublishedFile, missing_files, publish
+from ft_assets.core.recipe_run import RecipeRun
 from resources.catalog import CatalogResource
 from resources.store import StoreResource
 
-COMPLETE = dg.AssetCheckSpec("published_complete", asset="published_model", blocking=True,
-                             description="Every file of the release is at its place with the size it should have.")
+COMPLETE = dg.AssetCheckSpec(
+    "published_complete",
+    asset="published_model",
+    blocking=True,
+    description="Every file of the release is at its place with the size it should have.",
+)
 
 
 def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
-    @dg.asset(partitions_def=partitions, deps=["policy", "merged_model", "quantized_model", "eval_report"], group_name="release",
-              kinds={"huggingface"}, owners=["team:ml"], code_version=CODE_VERSIONS["published_model"], check_specs=[COMPLETE],
-              description="The release: adapter, merged and quantized weights (safetensors only), model card and report, and a "
-                          "champion pointer moved to it.")
-    def published_model(context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource) -> dg.MaterializeResult:
+    @dg.asset(
+        partitions_def=partitions,
+        deps=["policy", "merged_model", "quantized_model", "eval_report"],
+        group_name="release",
+        kinds={"huggingface"},
+        owners=["team:ml"],
+        code_version=CODE_VERSIONS["published_model"],
+        check_specs=[COMPLETE],
+        description="The release: adapter, merged and quantized weights (safetensors only), model card and report, and a "
+        "champion pointer moved to it.",
+    )
+    def published_model(
+        context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource
+    ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)
         stage = run.stages["published_model"]
         url = destination(run.recipe.publish.to, catalog.home)
@@ -34,11 +47,15 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         made = make_here(context, stage, run.store, 0.0, produce)
         absent = missing_files(url, stage.fingerprint, files)
         if absent:
-            context.log.warning(f"{len(absent)} files of the release at {url} are missing or cut; publishing them again")
+            context.log.warning(
+                f"{len(absent)} files of the release at {url} are missing or cut; publishing them again"
+            )
             publish(url, stage.fingerprint, files)
             absent = missing_files(url, stage.fingerprint, files)
         check = dg.AssetCheckResult(passed=not absent, check_name="published_complete", metadata={"missing": absent})
-        return made.result(f"{len(files)} files", {"published to": f"{url}/{stage.fingerprint[:16]}", "files": len(files)}, [check])
+        return made.result(
+            f"{len(files)} files", {"published to": f"{url}/{stage.fingerprint[:16]}", "files": len(files)}, [check]
+        )
 
     return published_model
 
@@ -58,8 +75,10 @@ def release_files(run: RecipeRun, licences: dict[str, str]) -> list[PublishedFil
     from ft_assets.report.card import model_card
 
     report = run.artifact("eval_report")
-    files = [PublishedFile("README.md", model_card(report.json("report.json"), licences).encode()),
-             PublishedFile("report.html", report.file("report.html"))]
+    files = [
+        PublishedFile("README.md", model_card(report.json("report.json"), licences).encode()),
+        PublishedFile("report.html", report.file("report.html")),
+    ]
     files += _folder(run.artifact("merged_model"), "")
     if not run.stages["policy"].passes or run.stages["policy"].passes != "base_model":
         files += _folder(run.artifact("policy"), "adapter/", skip=("history.json", "deepspeed.json"))

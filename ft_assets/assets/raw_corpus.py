@@ -17,16 +17,25 @@ from resources.catalog import CatalogResource
 from resources.store import StoreResource
 
 
-@dg.asset(partitions_def=SOURCE_BATCHES, group_name="data", kinds={"file"}, owners=["team:data"],
-          code_version=CODE_VERSIONS["raw_corpus"],
-          description="The files of one batch of a source, byte for byte. A later edit of the source cannot change them.")
-def raw_corpus(context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource) -> dg.MaterializeResult:
+@dg.asset(
+    partitions_def=SOURCE_BATCHES,
+    group_name="data",
+    kinds={"file"},
+    owners=["team:data"],
+    code_version=CODE_VERSIONS["raw_corpus"],
+    description="The files of one batch of a source, byte for byte. A later edit of the source cannot change them.",
+)
+def raw_corpus(
+    context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource
+) -> dg.MaterializeResult:
     known, artifacts = catalog.load(), store.open()
     name, batch = source_of(context.partition_key, known)
     source = known.source(name)
     batches = known.batches(name)
     if batch not in batches:
-        raise FineTuneError(f"source {name} has no batch {batch!r} at {known.url(name)}; found: {', '.join(batches) or 'none'}")
+        raise FineTuneError(
+            f"source {name} has no batch {batch!r} at {known.url(name)}; found: {', '.join(batches) or 'none'}"
+        )
     # Copied first, then hashed: a file that changes while it is read cannot disagree with its fingerprint.
     copy = artifacts.local / ".incoming" / context.run_id
     try:
@@ -36,16 +45,28 @@ def raw_corpus(context: dg.AssetExecutionContext, store: StoreResource, catalog:
         def produce(staging: Staging) -> None:
             for path in files:
                 shutil.move(copy / path, staging.file(f"files/{path}"))
-            staging.metrics = {"files": len(files), "bytes": sum(f.stat().st_size for f in staging.folder.rglob("*") if f.is_file())}
+            staging.metrics = {
+                "files": len(files),
+                "bytes": sum(f.stat().st_size for f in staging.folder.rglob("*") if f.is_file()),
+            }
 
         made = make_here(context, stage, artifacts, 0.0, produce)
     finally:
         shutil.rmtree(copy, ignore_errors=True)
     artifacts.set_ref("raw_corpus", context.partition_key, {"fingerprint": stage.fingerprint})
     metrics = made.manifest.metrics
-    return made.result(f"{metrics['bytes']:,} bytes", {
-        "source": name, "batch": batch, "location": known.url(name), "licence": source.licence, "format": source.format,
-        "files": metrics["files"], "bytes": metrics["bytes"]})
+    return made.result(
+        f"{metrics['bytes']:,} bytes",
+        {
+            "source": name,
+            "batch": batch,
+            "location": known.url(name),
+            "licence": source.licence,
+            "format": source.format,
+            "files": metrics["files"],
+            "bytes": metrics["bytes"],
+        },
+    )
 
 
 def copy_batch(root: str, path: str, target: Path) -> list[Path]:
@@ -73,4 +94,6 @@ def _refuse_link_out(file: Path, batch: Path, protocol: Any) -> None:
         return
     inside = batch.parent if file == batch else batch
     if not file.resolve().is_relative_to(inside.resolve()):
-        raise FineTuneError(f"{file} links to {file.resolve()}, outside its source; copy the file into the source instead")
+        raise FineTuneError(
+            f"{file} links to {file.resolve()}, outside its source; copy the file into the source instead"
+        )

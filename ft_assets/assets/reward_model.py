@@ -1,7 +1,5 @@
 """Asset ``reward_model``: a scorer of answers, trained on preference pairs."""
 
-from typing import Any
-
 import dagster as dg
 
 from ft_assets.assets.making import recipe_run
@@ -14,11 +12,24 @@ from resources.tracker import TrackerResource
 
 
 def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
-    @dg.asset(partitions_def=partitions, deps=[*DEPS, "sft_adapter"], group_name="model", kinds={"pytorch", "huggingface"}, owners=["team:ml"], pool=GPU_POOL,
-              code_version=CODE_VERSIONS["reward_model"], check_specs=[finished_check("reward_model")],
-              description="A model that scores answers, trained on preference pairs from the SFT model.")
-    def reward_model(context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource, launcher: LocalLauncher,
-        tracker: TrackerResource) -> dg.MaterializeResult:
+    @dg.asset(
+        partitions_def=partitions,
+        deps=[*DEPS, "sft_adapter"],
+        group_name="model",
+        kinds={"pytorch", "huggingface"},
+        owners=["team:ml"],
+        pool=GPU_POOL,
+        code_version=CODE_VERSIONS["reward_model"],
+        check_specs=[finished_check("reward_model")],
+        description="A model that scores answers, trained on preference pairs from the SFT model.",
+    )
+    def reward_model(
+        context: dg.AssetExecutionContext,
+        store: StoreResource,
+        catalog: CatalogResource,
+        launcher: LocalLauncher,
+        tracker: TrackerResource,
+    ) -> dg.MaterializeResult:
         return train(context, recipe_run(context, catalog, store), "reward_model", launcher, store, tracker)
 
     return reward_model

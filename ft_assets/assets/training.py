@@ -16,18 +16,34 @@ DEPS = ("base_model", "tokenized_splits", "training_plan")
 
 
 def finished_check(asset: str) -> dg.AssetCheckSpec:
-    return dg.AssetCheckSpec(f"{asset}_finished", asset=asset, blocking=True,
-                             description="Every planned optimizer step was done and the loss is a finite number.")
+    return dg.AssetCheckSpec(
+        f"{asset}_finished",
+        asset=asset,
+        blocking=True,
+        description="Every planned optimizer step was done and the loss is a finite number.",
+    )
 
 
-def train(context: dg.AssetExecutionContext, run: RecipeRun, name: str, launcher: LocalLauncher, store: StoreResource,
-          tracker: TrackerResource) -> dg.MaterializeResult:
+def train(
+    context: dg.AssetExecutionContext,
+    run: RecipeRun,
+    name: str,
+    launcher: LocalLauncher,
+    store: StoreResource,
+    tracker: TrackerResource,
+) -> dg.MaterializeResult:
     """Makes a training asset, or passes its parent through where the recipe leaves the stage out."""
     stage = run.stages[name]
     if stage.passes:
         made = make_in_worker(context, run, name, launcher, store, tracker)
-        return made.result(f"is {stage.passes}", checks=[dg.AssetCheckResult(passed=True, check_name=f"{name}_finished",
-                                                                            metadata={"passes through": stage.passes})])
+        return made.result(
+            f"is {stage.passes}",
+            checks=[
+                dg.AssetCheckResult(
+                    passed=True, check_name=f"{name}_finished", metadata={"passes through": stage.passes}
+                )
+            ],
+        )
     chosen = placement(run, name)
     made = make_in_worker(context, run, name, launcher, store, tracker, {"placement": chosen}, chosen["processes"])
     return shown(made, name, chosen)
@@ -36,11 +52,28 @@ def train(context: dg.AssetExecutionContext, run: RecipeRun, name: str, launcher
 def shown(made: Made, name: str, chosen: dict[str, Any]) -> dg.MaterializeResult:
     metrics, history = made.manifest.metrics, made.artifact.json("history.json")
     finite = metrics["final_loss"] == metrics["final_loss"] and abs(metrics["final_loss"]) != float("inf")
-    check = dg.AssetCheckResult(passed=metrics["steps"] == chosen["steps"] and finite, check_name=f"{name}_finished",
-                                metadata={"steps": metrics["steps"], "planned": chosen["steps"], "final loss": metrics["final_loss"]})
+    check = dg.AssetCheckResult(
+        passed=metrics["steps"] == chosen["steps"] and finite,
+        check_name=f"{name}_finished",
+        metadata={"steps": metrics["steps"], "planned": chosen["steps"], "final loss": metrics["final_loss"]},
+    )
     best = metrics.get("validation_eval_accuracy", metrics.get("validation_accuracy"))
-    key = f"accuracy {best:.2f}" if best is not None else f"loss {metrics['first_loss']:.2f} to {metrics['final_loss']:.2f}"
-    return made.result(key, {
-        **metrics, "loss curve": image("loss_curve", history), "resumed from step": made.manifest.execution.get("resumed_from_step", 0),
-        "dtype": made.manifest.execution.get("dtype", ""), "processes": chosen["processes"], "ZeRO stage": chosen["zero_stage"],
-        "micro batch": chosen["micro_batch"], "predicted peak (MB)": round(chosen["peak_bytes"] / 1e6)}, [check])
+    key = (
+        f"accuracy {best:.2f}"
+        if best is not None
+        else f"loss {metrics['first_loss']:.2f} to {metrics['final_loss']:.2f}"
+    )
+    return made.result(
+        key,
+        {
+            **metrics,
+            "loss curve": image("loss_curve", history),
+            "resumed from step": made.manifest.execution.get("resumed_from_step", 0),
+            "dtype": made.manifest.execution.get("dtype", ""),
+            "processes": chosen["processes"],
+            "ZeRO stage": chosen["zero_stage"],
+            "micro batch": chosen["micro_batch"],
+            "predicted peak (MB)": round(chosen["peak_bytes"] / 1e6),
+        },
+        [check],
+    )

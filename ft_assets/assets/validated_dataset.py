@@ -13,16 +13,30 @@ from ft_assets.core.lineage import CODE_VERSIONS, validated_stage
 from resources.catalog import CatalogResource
 from resources.store import StoreResource
 
-CONSERVED = dg.AssetCheckSpec("rows_conserved", asset="validated_dataset", blocking=True,
-                              description="Rows in = rows kept + rows quarantined.")
-THRESHOLD = dg.AssetCheckSpec("quarantine_below_threshold", asset="validated_dataset", blocking=True,
-                              description="The share quarantined is at most the source's max_quarantined_share.")
+CONSERVED = dg.AssetCheckSpec(
+    "rows_conserved", asset="validated_dataset", blocking=True, description="Rows in = rows kept + rows quarantined."
+)
+THRESHOLD = dg.AssetCheckSpec(
+    "quarantine_below_threshold",
+    asset="validated_dataset",
+    blocking=True,
+    description="The share quarantined is at most the source's max_quarantined_share.",
+)
 
 
-@dg.asset(partitions_def=SOURCE_BATCHES, deps=["raw_corpus"], group_name="data", kinds={"polars", "parquet"}, owners=["team:data"],
-          code_version=CODE_VERSIONS["validated_dataset"], check_specs=[CONSERVED, THRESHOLD],
-          description="Rows that passed their kind's schema, and a quarantine that holds every other row with its reason.")
-def validated_dataset(context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource) -> dg.MaterializeResult:
+@dg.asset(
+    partitions_def=SOURCE_BATCHES,
+    deps=["raw_corpus"],
+    group_name="data",
+    kinds={"polars", "parquet"},
+    owners=["team:data"],
+    code_version=CODE_VERSIONS["validated_dataset"],
+    check_specs=[CONSERVED, THRESHOLD],
+    description="Rows that passed their kind's schema, and a quarantine that holds every other row with its reason.",
+)
+def validated_dataset(
+    context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource
+) -> dg.MaterializeResult:
     known, artifacts = catalog.load(), store.open()
     name, _ = source_of(context.partition_key, known)
     source = known.source(name)
@@ -42,29 +56,52 @@ def validated_dataset(context: dg.AssetExecutionContext, store: StoreResource, c
         validated.quarantine.write_parquet(staging.file("quarantine.parquet"))
         quarantined = validated.quarantine.height
         staging.metrics = {
-            "rows_in": validated.rows_in, "rows_kept": validated.rows.height, "quarantined": quarantined,
-            "quarantined_share": quarantined / validated.rows_in if validated.rows_in else 1.0, "reasons": validated.counts(),
+            "rows_in": validated.rows_in,
+            "rows_kept": validated.rows.height,
+            "quarantined": quarantined,
+            "quarantined_share": quarantined / validated.rows_in if validated.rows_in else 1.0,
+            "reasons": validated.counts(),
             "columns": {column: str(kind) for column, kind in validated.rows.schema.items()},
-            "samples": validated.quarantine.group_by("reason", maintain_order=True).head(2).to_dicts()}
+            "samples": validated.quarantine.group_by("reason", maintain_order=True).head(2).to_dicts(),
+        }
 
     made = make_here(context, stage, artifacts, 0.0, produce)
     metrics = made.manifest.metrics
     checks = [
-        dg.AssetCheckResult(passed=metrics["rows_in"] == metrics["rows_kept"] + metrics["quarantined"], check_name="rows_conserved",
-                            metadata={key: metrics[key] for key in ("rows_in", "rows_kept", "quarantined")}),
-        dg.AssetCheckResult(passed=metrics["quarantined_share"] <= source.max_quarantined_share, check_name="quarantine_below_threshold",
-                            metadata={"share": metrics["quarantined_share"], "allowed": source.max_quarantined_share}),
+        dg.AssetCheckResult(
+            passed=metrics["rows_in"] == metrics["rows_kept"] + metrics["quarantined"],
+            check_name="rows_conserved",
+            metadata={key: metrics[key] for key in ("rows_in", "rows_kept", "quarantined")},
+        ),
+        dg.AssetCheckResult(
+            passed=metrics["quarantined_share"] <= source.max_quarantined_share,
+            check_name="quarantine_below_threshold",
+            metadata={"share": metrics["quarantined_share"], "allowed": source.max_quarantined_share},
+        ),
     ]
-    return made.result(f"{metrics['rows_kept']} kept, {metrics['quarantined']} quarantined", {
-        "dagster/row_count": metrics["rows_kept"], "rows in": metrics["rows_in"], "quarantined": metrics["quarantined"],
-        "dagster/column_schema": table_schema(metrics["columns"]), "reasons": counts_table("reason", metrics["reasons"]),
-        "quarantine plot": image("quarantine", metrics["reasons"]), "quarantine samples": samples_table(metrics["samples"])}, checks)
+    return made.result(
+        f"{metrics['rows_kept']} kept, {metrics['quarantined']} quarantined",
+        {
+            "dagster/row_count": metrics["rows_kept"],
+            "rows in": metrics["rows_in"],
+            "quarantined": metrics["quarantined"],
+            "dagster/column_schema": table_schema(metrics["columns"]),
+            "reasons": counts_table("reason", metrics["reasons"]),
+            "quarantine plot": image("quarantine", metrics["reasons"]),
+            "quarantine samples": samples_table(metrics["samples"]),
+        },
+        checks,
+    )
 
 
 def samples_table(samples: list[dict[str, Any]]) -> dg.TableMetadataValue:
     """Two quarantined rows of each reason; the whole quarantine is in the artifact."""
     columns = ("file", "position", "reason", "detail", "row")
-    records = [dg.TableRecord({name: sample[name][:160] if isinstance(sample[name], str) else sample[name] for name in columns})
-               for sample in samples]
+    records = [
+        dg.TableRecord(
+            {name: sample[name][:160] if isinstance(sample[name], str) else sample[name] for name in columns}
+        )
+        for sample in samples
+    ]
     schema = dg.TableSchema([dg.TableColumn(name, "int" if name == "position" else "string") for name in columns])
     return dg.MetadataValue.table(records, schema)

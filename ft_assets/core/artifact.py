@@ -1,12 +1,13 @@
 """Artifacts and the store that holds them: a folder with a ``manifest.json`` is complete, anything else is not.
 
 Commit protocol: files go to a staging folder and are flushed to disk, the manifest (hash and size of each file) is
-written last, then the folder is renamed into place. On an object store, which has no rename, the files are uploaded
-first and the manifest last; readers look for the manifest alone. Readers verify every file against it.
+written last, then the folder is renamed into place. On an object store, which has no rename, each writer uploads its
+files below a prefix of its own and the manifest, which names that prefix, last; readers look for the manifest alone, so
+they never see files of two writers mixed. Readers verify every file against it.
 
 Layout below the store's root (any fsspec URL)::
 
-    artifacts/<stage>/<fingerprint>/manifest.json, ...
+    artifacts/<stage>/<fingerprint>/manifest.json, ...   (object store: manifest.json, <attempt>/...)
     refs/<kind>/<key>.json          which fingerprint a name stands for now
     corrupt/<stage>/<fingerprint>/  what failed verification, kept to look at
     .scratch/<fingerprint>/         checkpoints and partial work (always on a local or shared disk)
@@ -14,13 +15,14 @@ Layout below the store's root (any fsspec URL)::
 """
 
 import json
+import math
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -31,12 +33,14 @@ from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import CorruptArtifact
 
 MANIFEST = "manifest.json"
+STAGING_DAYS = 1  # what a writer left in staging for longer is debris of a killed one
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What an artifact is, what it was made from and what it cost.
 
+    ``files`` gives ``sha256`` and ``bytes`` of each file, and ``at`` where it lies elsewhere below the artifact's folder.
     ``seconds`` is wall-clock time of the making (over all attempts), ``cost_usd`` is that time at the recipe's price.
     """
 
@@ -143,37 +147,47 @@ class ArtifactStore:
         manifest = self.lookup(stage, fingerprint)
         if manifest is None:
             return None
-        folder = self._on_disk(stage, manifest)
-        self._verify(manifest, folder)
+        folder = self.local / "artifacts" / stage / fingerprint
+        for name in manifest.files:
+            self._provide(manifest, name, folder / name)
         return Artifact(manifest, folder)
 
-    def _on_disk(self, stage: str, manifest: Manifest) -> Path:
-        folder = self.local / "artifacts" / stage / manifest.fingerprint
-        if self.is_local:
-            return folder
-        for name, entry in manifest.files.items():
-            target = folder / name
-            if not (target.exists() and target.stat().st_size == entry["bytes"]):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                self.fs.get_file(self._key("artifacts", stage, manifest.fingerprint, name), str(target))
-        return folder
+    def _provide(self, manifest: Manifest, name: str, path: Path) -> None:
+        """Verifies one file on local disk. A copy that is not good is fetched, twice at most, before it is judged."""
+        downloads = 0 if self.is_local else 2
+        while fault := self._fault(manifest.files[name], path):
+            if not downloads:
+                raise CorruptArtifact(f"{manifest.stage} {manifest.fingerprint[:12]}: {name} at {path} {fault}")
+            downloads -= 1
+            self._download(manifest, name, path)
 
-    def _verify(self, manifest: Manifest, folder: Path) -> None:
-        for name, entry in manifest.files.items():
-            path = folder / name
-            where = f"{manifest.stage} {manifest.fingerprint[:12]}: {name} at {path}"
-            if not path.is_file():
-                raise CorruptArtifact(f"{where} is missing")
-            stat = path.stat()
-            if stat.st_size != entry["bytes"]:
-                raise CorruptArtifact(f"{where} has {stat.st_size} bytes, the manifest says {entry['bytes']}")
-            seen = (f"{path}:{stat.st_size}:{entry['sha256']}", stat.st_mtime)
-            if seen in self._verified:
-                continue
+    def _fault(self, entry: dict[str, Any], path: Path) -> str | None:
+        if not path.is_file():
+            return "is missing"
+        stat = path.stat()
+        if stat.st_size != entry["bytes"]:
+            return f"has {stat.st_size} bytes, the manifest says {entry['bytes']}"
+        seen = (f"{path}:{stat.st_size}:{entry['sha256']}", stat.st_mtime)
+        if seen not in self._verified:
             found = sha256_file(path)
             if found != entry["sha256"]:
-                raise CorruptArtifact(f"{where} hashes to {found[:12]}, the manifest says {entry['sha256'][:12]}")
+                return f"hashes to {found[:12]}, the manifest says {entry['sha256'][:12]}"
             self._verified.add(seen)
+        return None
+
+    def _download(self, manifest: Manifest, name: str, path: Path) -> None:
+        at = manifest.files[name].get("at", name)
+        remote = self._key("artifacts", manifest.stage, manifest.fingerprint, at)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{uuid.uuid4().hex[:8]}.partial")
+        try:
+            self.fs.get_file(remote, str(partial))
+            os.replace(partial, path)
+        except FileNotFoundError as error:
+            where = f"{manifest.stage} {manifest.fingerprint[:12]}: {name}"
+            raise CorruptArtifact(f"{where} is missing at {remote}") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     def set_aside(self, stage: str, fingerprint: str) -> str:
         """Moves a corrupt artifact out of the way so that it can be made again; returns where it went."""
@@ -192,6 +206,7 @@ class ArtifactStore:
         A second writer of the same fingerprint that finishes later drops its copy: the first stays.
         """
         started = time.monotonic()
+        _sweep(self.local / ".staging")
         folder = self.local / ".staging" / f"{fingerprint[:16]}-{uuid.uuid4().hex[:8]}"
         folder.mkdir(parents=True)
         staging = Staging(folder)
@@ -209,7 +224,7 @@ class ArtifactStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _commit(self, folder: Path, manifest: Manifest) -> None:
-        text = json.dumps(asdict(manifest), ensure_ascii=False, indent=1)
+        text = _manifest_text(manifest)
         target = self._key("artifacts", manifest.stage, manifest.fingerprint)
         if self.lookup(manifest.stage, manifest.fingerprint) is not None:
             return
@@ -227,10 +242,16 @@ class ArtifactStore:
                 os.rename(folder, target)
             _sync_folder(Path(target).parent)
         else:
-            for name in manifest.files:
-                self.fs.makedirs(os.path.dirname(f"{target}/{name}"), exist_ok=True)
-                self.fs.put_file(str(folder / name), f"{target}/{name}")
-            self.fs.pipe_file(f"{target}/{MANIFEST}", text.encode())
+            attempt = uuid.uuid4().hex[:8]
+            files = {name: {**entry, "at": f"{attempt}/{name}"} for name, entry in manifest.files.items()}
+            for name, entry in files.items():
+                remote = f"{target}/{entry['at']}"
+                self.fs.makedirs(os.path.dirname(remote), exist_ok=True)
+                self.fs.put_file(str(folder / name), remote)
+            if self.lookup(manifest.stage, manifest.fingerprint) is None:
+                self.fs.pipe_file(f"{target}/{MANIFEST}", _manifest_text(replace(manifest, files=files)).encode())
+            elif files:
+                self.fs.rm(f"{target}/{attempt}", recursive=True)
 
     def clear_scratch(self, fingerprint: str) -> None:
         shutil.rmtree(self.local / ".scratch" / fingerprint, ignore_errors=True)
@@ -262,6 +283,30 @@ class ArtifactStore:
         except FileNotFoundError:
             return None
         return found
+
+
+def _manifest_text(manifest: Manifest) -> str:
+    faults = list(_not_finite(asdict(manifest), "manifest"))
+    if faults:
+        raise ValueError(f"{manifest.stage} {manifest.fingerprint[:12]}: {', '.join(faults)}; JSON holds finite numbers only")
+    return json.dumps(asdict(manifest), ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def _not_finite(value: Any, where: str) -> Iterator[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{where} is {value}"
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, entry in inner:
+        yield from _not_finite(entry, f"{where}.{key}")
+
+
+def _sweep(staging: Path) -> None:
+    """Removes folders in which nothing has been written for longer than any writer pauses."""
+    oldest = time.time() - STAGING_DAYS * 86_400
+    for folder in staging.glob("*"):
+        with suppress(FileNotFoundError):  # its writer ended just now
+            if max(path.stat().st_mtime for path in [folder, *folder.rglob("*")]) < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:

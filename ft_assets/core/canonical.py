@@ -16,7 +16,8 @@ def canonical_json(value: Any) -> str:
         ValueError: for NaN or infinity, which JSON cannot hold.
     """
     _refuse_unknown(value, "$")
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # All that is left for ``default`` are mappings that are no dict, which json cannot write by itself.
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=dict)
 
 
 def _refuse_unknown(value: Any, where: str) -> None:

@@ -95,10 +95,9 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     validated = {f"{role}:{key}": ("validated_dataset", digest)
                  for role, batches in inputs.validated.items() for key, digest in sorted(batches.items())}
     data = recipe.data.model_dump(exclude={"cpt", "sft", "preference", "test", "out_of_domain", "safety"})
-    few_shot = recipe.evaluation.few_shot
     stages["tokenized_splits"] = make_stage(
         "tokenized_splits",
-        {"data": data, "seed": recipe.seed, "few_shot": few_shot, "base_content": inputs.base_content},
+        {"data": data, "seed": recipe.seed, "base_content": inputs.base_content},
         {"base_model": base, **validated})
     splits = made("tokenized_splits")
     stages["training_plan"] = make_stage(

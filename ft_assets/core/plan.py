@@ -7,6 +7,7 @@ and token (forward 2, backward through frozen weights 2).
 
 import json
 import math
+import re
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     """The header of a safetensors file: dtype, shape and offsets by tensor name.
 
     Raises:
-        FineTuneError: the file is cut, or its header is absurd.
+        FineTuneError: the file is cut, in its header or its data, or its header is absurd.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -66,9 +67,12 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
             raise FineTuneError(f"{path}: not a safetensors file (header of {length} bytes in a file of {size})")
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
-        except ValueError as error:
-            raise FineTuneError(f"{path}: safetensors header is no JSON: {error}") from error
-    header.pop("__metadata__", None)
+            header.pop("__metadata__", None)
+            data = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
+            raise FineTuneError(f"{path}: safetensors header cannot be read: {error!r:.200}") from error
+    if 8 + length + data != size:
+        raise FineTuneError(f"{path}: {size} bytes, its safetensors header promises {8 + length + data}; fetch it again")
     return header
 
 
@@ -84,13 +88,26 @@ def read_shape(folder: Path) -> Shape:
 
 
 def lora_parameters(shape: Shape, r: int, target_modules: str | list[str]) -> int:
-    """r * (in + out) for each adapted linear weight."""
-    adapted = [size for name, size in shape.linear.items()
-               if target_modules == "all-linear" or name.rsplit(".", 1)[-1] in target_modules]
+    """r * (in + out) for each adapted linear weight.
+
+    Raises:
+        FineTuneError: ``target_modules`` matches none, or is no regular expression.
+    """
+    try:
+        adapted = [size for name, size in shape.linear.items() if _is_target(name, target_modules)]
+    except re.error as error:
+        raise FineTuneError(f"adapter.target_modules {target_modules!r} is no regular expression: {error}") from error
     if not adapted:
         raise FineTuneError(f"adapter.target_modules {target_modules!r} matches no linear weight of the base model; "
                             f"it has {', '.join(sorted({name.rsplit('.', 1)[-1] for name in shape.linear}))}")
     return sum(r * (rows + columns) for rows, columns in adapted)
+
+
+def _is_target(name: str, target_modules: str | list[str]) -> bool:
+    """PEFT's rule: a text is a regular expression for the whole name, a list holds names or endings after a dot."""
+    if isinstance(target_modules, str):
+        return target_modules == "all-linear" or re.fullmatch(target_modules, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in target_modules)
 
 
 def plan_recipe(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]], device: str) -> list[StagePlan]:
@@ -147,12 +164,11 @@ def _plan_stage(recipe: Recipe, name: str, settings: Training, shape: Shape, par
 
 
 def training_steps(rows: int, settings: Training) -> int:
-    """Optimizer steps: full batches per epoch, at least one, times the epochs, unless ``max_steps`` says fewer.
+    """Optimizer steps: batches per epoch times the epochs, unless ``max_steps`` says fewer or more.
 
     Mirrors transformers' Trainer, which rounds the last, smaller batch of an epoch up to a step.
     """
-    steps = math.ceil(math.ceil(rows / settings.global_batch_size) * settings.num_train_epochs)
-    return min(steps, settings.max_steps) if settings.max_steps else steps
+    return settings.max_steps or math.ceil(math.ceil(rows / settings.global_batch_size) * settings.num_train_epochs)
 
 
 def as_json(plans: list[StagePlan]) -> list[dict[str, Any]]:

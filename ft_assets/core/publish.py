@@ -10,7 +10,9 @@ from pathlib import Path
 
 import fsspec
 
-FORBIDDEN = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+from ft_assets.core.errors import FineTuneError
+
+ALLOWED = (".safetensors", ".json", ".jinja", ".txt", ".md", ".html", ".model", ".yaml")
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,11 @@ def publish(url: str, fingerprint: str, files: list[PublishedFile]) -> None:
     """Writes a release and points ``champion.json`` at it.
 
     Raises:
-        ValueError: a file could hold a pickle; only safetensors are published.
+        FineTuneError: a file of a kind that could hold a pickle; nothing has been written then.
     """
     for file in files:
-        if file.name.endswith(FORBIDDEN):
-            raise ValueError(f"{file.name} may hold a pickle and is not published")
+        if not file.name.endswith(ALLOWED):
+            raise FineTuneError(f"{file.name} may hold a pickle and is not published; allowed: {', '.join(ALLOWED)}")
     fs, root = fsspec.core.url_to_fs(url)
     folder = f"{root}/{fingerprint[:16]}"
     for file in files:

@@ -6,6 +6,7 @@ read as its documentation. Texts are kept as they are: nothing is trimmed or rep
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row on its way to the quarantine. ``position`` is its line in the file, from 1."""
+    """A row on its way to the quarantine. ``position`` is its line in the file, from 1; ``file`` the path in the batch."""
 
     position: int
     reason: Reason
@@ -100,17 +101,20 @@ def validate_batch(files: list[Path], source: Source) -> Validated:
     rejected: list[Rejected] = []
     texts: dict[tuple[str, int], str] = {}
     rows_in = 0
+    root = os.path.commonpath([file.parent for file in files]) if files else ""
     for file in files:
-        for position, raw in _records(file, source.format):
+        name = file.relative_to(root).as_posix()
+        document = source.format == "text" and file.suffix in (".txt", ".md")
+        for position, raw in _records(file, document):
             rows_in += 1
             shown = raw[:2000].decode("utf-8", "replace")
-            texts[file.name, position] = shown
+            texts[name, position] = shown
             try:
-                row = _FORMS[source.format](_decode(raw, source.format), source.columns)
+                row = _FORMS[source.format](_decode(raw, source.format, document), source.columns)
             except RowFault as fault:
-                rejected.append(Rejected(position, fault.reason, str(fault), shown, file.name))
+                rejected.append(Rejected(position, fault.reason, str(fault), shown, name))
                 continue
-            parsed.append({**row, "position": position, "file": file.name})
+            parsed.append({**row, "position": position, "file": name})
     kept, faults = _check(parsed, source)
     rejected += [Rejected(r["position"], reason, detail, texts[r["file"], r["position"]], r["file"]) for r, reason, detail in faults]
     rejected.sort(key=lambda entry: (entry.file, entry.position))
@@ -120,10 +124,10 @@ def validate_batch(files: list[Path], source: Source) -> Validated:
     return Validated(rows, quarantine, rows_in)
 
 
-def _records(file: Path, form: str) -> Iterator[tuple[int, bytes]]:
-    """Lines of a JSONL file, or the whole of a text file; a line over the limit comes cut to it, plus one byte."""
+def _records(file: Path, document: bool) -> Iterator[tuple[int, bytes]]:
+    """Lines of a JSONL file, or the whole of a document; a line over the limit comes cut to it, plus one byte."""
     with file.open("rb") as stream:
-        if form == "text" and file.suffix in (".txt", ".md"):
+        if document:
             yield 1, stream.read(MAX_LINE_BYTES + 1)
             return
         position = 0
@@ -133,19 +137,21 @@ def _records(file: Path, form: str) -> Iterator[tuple[int, bytes]]:
                 rest = stream.readline(MAX_LINE_BYTES)
                 if not rest or rest.endswith(b"\n"):
                     break
-            if position == 1:
+            if position == 1 and len(line) <= MAX_LINE_BYTES:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
                 yield position, line
 
 
-def _decode(raw: bytes, form: str) -> Any:
+def _decode(raw: bytes, form: str, document: bool) -> Any:
     if len(raw) > MAX_LINE_BYTES:
         raise RowFault(Reason.OVERSIZED, f"longer than {MAX_LINE_BYTES} bytes")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RowFault(Reason.NOT_UTF8, f"byte {error.start} is not UTF-8") from error
+    if document:
+        return {"text": text.removeprefix("\ufeff").rstrip("\r\n")}
     if form == "text" and not text.lstrip().startswith("{"):
         return {"text": text.rstrip("\r\n")}
     try:
@@ -163,10 +169,12 @@ def _decode(raw: bytes, form: str) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} given twice")
-    return dict(pairs)
+    row: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in row:
+            raise ValueError(f"key {key!r} given twice")
+        row[key] = value
+    return row
 
 
 def _refuse_constant(name: str) -> Any:
@@ -306,7 +314,8 @@ def _schema_faults(parsed: list[dict[str, Any]], source: Source) -> dict[int, Re
     """The first broken rule of each row, by the row's index."""
     if not parsed:
         return {}
-    frame = pl.DataFrame([_flat(row) for row in parsed], schema={name: pl.String for name in ("shortest", "everything", "chosen", "rejected")})
+    columns = ("shortest", "everything", "chosen", "rejected")
+    frame = pl.DataFrame([_flat(row) for row in parsed], schema=dict.fromkeys(columns, pl.String))
     try:
         schema_for(source).validate(frame, lazy=True)
     except SchemaErrors as error:

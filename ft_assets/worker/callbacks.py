@@ -36,8 +36,14 @@ class ReportProgress(TrainerCallback):
         done = max(1, state.global_step - self.first_step)
         speed = (state.num_input_tokens_seen - self.first_tokens) / seconds
         left = seconds / done * (state.max_steps - state.global_step)
-        self.job.progress("training", step=state.global_step, total=state.max_steps, loss=float(logs["loss"]),
-                          tokens_per_second=round(speed, 1), seconds_left=round(left, 1))
+        self.job.progress(
+            "training",
+            step=state.global_step,
+            total=state.max_steps,
+            loss=float(logs["loss"]),
+            tokens_per_second=round(speed, 1),
+            seconds_left=round(left, 1),
+        )
         self.tracker.log({**logs, "tokens_per_second": speed}, step=state.global_step)
 
 
@@ -48,8 +54,10 @@ class GuardLoss(TrainerCallback):
         for name in ("loss", "grad_norm"):
             value = (logs or {}).get(name)
             if value is not None and not math.isfinite(float(value)):
-                raise FineTuneError(f"{name} is {value} at step {state.global_step}; lower learning_rate or max_grad_norm, "
-                                    "or look at the rows of this step")
+                raise FineTuneError(
+                    f"{name} is {value} at step {state.global_step}; lower learning_rate or max_grad_norm, "
+                    "or look at the rows of this step"
+                )
 
 
 class SignCheckpoints(TrainerCallback):

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ft_assets.core.canonical import sha256_file
@@ -15,9 +16,9 @@ from ft_assets.core.canonical import sha256_file
 SIGNATURE = "signature.json"
 
 
-def step_of(checkpoint: Path | None) -> int:
-    """The optimizer step of a ``checkpoint-N`` folder; 0 for none."""
-    return int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step of a ``checkpoint-N`` folder."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def sign(checkpoint: Path, dtype: str, seconds: float) -> None:
@@ -54,21 +55,27 @@ def fault(checkpoint: Path) -> str | None:
     return None
 
 
-def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
+@dataclass(frozen=True)
+class Resume:
+    """Where a run starts: nowhere yet, or from a checkpoint, with what the run so far had settled and spent.
+
+    Read once at the start: the checkpoint itself is rotated away while the run goes on.
+    """
+
+    checkpoint: Path | None = None
+    step: int = 0
+    dtype: str | None = None
+    seconds: float = 0.0
+
+
+def newest(folder: Path, say: Callable[[str], None]) -> Resume:
     """The newest checkpoint that verifies; those that do not are named and removed."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         wrong = fault(checkpoint)
         if wrong is None:
             say(f"resuming from step {step_of(checkpoint)}")
-            return checkpoint
+            signature = json.loads((checkpoint / SIGNATURE).read_text())
+            return Resume(checkpoint, step_of(checkpoint), signature["dtype"], signature["seconds"])
         say(f"skipping {checkpoint.name}: {wrong}")
         shutil.rmtree(checkpoint)
-    return None
-
-
-def dtype_of(checkpoint: Path | None) -> str | None:
-    return str(json.loads((checkpoint / SIGNATURE).read_text())["dtype"]) if checkpoint else None
-
-
-def seconds_of(checkpoint: Path | None) -> float:
-    return float(json.loads((checkpoint / SIGNATURE).read_text())["seconds"]) if checkpoint else 0.0
+    return Resume()

@@ -7,9 +7,9 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.metrics import METRICS, bootstrap, is_refusal
@@ -45,8 +45,9 @@ def run(job: Job) -> None:
     summary = {f"{name}/{key}": value for name, result in results.items() for key, value in _numbers(result).items()}
     with job.commit() as staging:
         staging.write_json("results.json", results)
-        staging.metrics = {name: {key: value for key, value in result.items() if key != "answers"}
-                           for name, result in results.items()}
+        staging.metrics = {
+            name: {key: value for key, value in result.items() if key != "answers"} for name, result in results.items()
+        }
         staging.execution |= {"dtype": dtype_name(evaluation.dtype)}
     tracker.finish(summary)
 
@@ -66,25 +67,41 @@ class Evaluation:
         self.base = job.input("base_model")
         self.splits = job.input("tokenized_splits")
         self.tokenizer = load_tokenizer(self.base.folder)
-        self.sets = {name: self.splits.json(f"eval_{name}.json")[: self.settings["max_rows"]]
-                     for name in ("test", "out_of_domain", "safety")}
-        self.few_shot = [turn for example in self.splits.json("few_shot.json") for turn in example]
+        self.sets = {
+            name: self.splits.json(f"eval_{name}.json")[: self.settings["max_rows"]]
+            for name in ("test", "out_of_domain", "safety")
+        }
+        examples = self.splits.json("few_shot.json") if self.settings["few_shot"] else []
+        self.few_shot = [turn for example in examples[: self.settings["few_shot"]] for turn in example]
 
     def contestants(self) -> list[Contestant]:
         base_size = _weights(self.base.folder)
-        found = [Contestant("base_zero_shot", lambda: load_causal(self.base.folder, self.dtype), False, ("safety",), base_size)]
+        found = [
+            Contestant(
+                "base_zero_shot", lambda: load_causal(self.base.folder, self.dtype), False, ("safety",), base_size
+            )
+        ]
         if self.few_shot:
             found.append(Contestant("base_few_shot", found[0].load, True, ("out_of_domain",), base_size))
         for role, name in (("cpt_adapter", "cpt"), ("sft_adapter", "sft"), ("policy", "policy")):
             if self.job.has(role):
                 adapter = self.job.input(role)
-                found.append(Contestant(name, lambda adapter=adapter: self._adapted(adapter), False,
-                                        ("out_of_domain", "safety"), base_size + _weights(adapter.folder)))
+                found.append(
+                    Contestant(
+                        name,
+                        partial(self._adapted, adapter),
+                        False,
+                        ("out_of_domain", "safety"),
+                        base_size + _weights(adapter.folder),
+                    )
+                )
         if self.job.has("quantized_model"):
             quantized = self.job.input("quantized_model")
             for form in sorted(quantized.manifest.identity["formats"], reverse=True):
                 folder = quantized.folder / form
-                found.append(Contestant(form, lambda folder=folder: load_causal(folder, self.dtype), False, (), _weights(folder)))
+                found.append(
+                    Contestant(form, partial(load_causal, folder, self.dtype), False, (), _weights(folder))
+                )
         return found
 
     def _adapted(self, adapter: Artifact) -> Any:
@@ -101,16 +118,20 @@ class Evaluation:
         answers = self._answers(model, contestant, "test", self.settings["max_new_tokens"])
         seconds = time.monotonic() - started
         metric = METRICS[self.settings["metric"]]
-        result: dict[str, Any] = {"test": self._score(answers, "test", metric), "seconds": seconds,
-                                  "rows_per_second": len(answers) / seconds, "size_bytes": contestant.size_bytes,
-                                  "answers": {"test": self._records(answers, "test", metric)}}
+        result: dict[str, Any] = {
+            "test": self._score(answers, "test", metric),
+            "seconds": seconds,
+            "rows_per_second": len(answers) / seconds,
+            "size_bytes": contestant.size_bytes,
+            "answers": {"test": self._records(answers, "test", metric)},
+        }
         result["perplexity"] = self._perplexity(model, contestant)
         for name in contestant.extra_sets:
             if self.sets[name]:
                 self._extra(model, contestant, name, metric, result)
-        partial = kept.with_suffix(".partial")
-        partial.write_text(json.dumps(result))
-        partial.rename(kept)
+        unfinished = kept.with_suffix(".partial")
+        unfinished.write_text(json.dumps(result))
+        unfinished.rename(kept)
         return result
 
     def _perplexity(self, model: Any, contestant: Contestant) -> float:
@@ -120,8 +141,9 @@ class Evaluation:
             return float(json.loads(twin.read_text())["perplexity"])
         return answer_perplexity(model, self._gold(), self.job.execution["batch_size"], self.tokenizer.pad_token_id)
 
-    def _extra(self, model: Any, contestant: Contestant, name: str, metric: Callable[[str, str], float],
-               result: dict[str, Any]) -> None:
+    def _extra(
+        self, model: Any, contestant: Contestant, name: str, metric: Callable[[str, str], float], result: dict[str, Any]
+    ) -> None:
         if name == "out_of_domain":
             answers = self._answers(model, contestant, name, self.settings["max_new_tokens"])
             result[name] = self._score(answers, name, metric)
@@ -134,8 +156,12 @@ class Evaluation:
 
     def _answers(self, model: Any, contestant: Contestant, name: str, most: int) -> list[str]:
         examples = self.few_shot if contestant.few_shot and name != "safety" else []
-        prompts = [self.tokenizer.apply_chat_template([*examples, *row["messages"]], tokenize=False, add_generation_prompt=True)
-                   for row in self.sets[name]]
+        prompts = [
+            self.tokenizer.apply_chat_template(
+                [*examples, *row["messages"]], tokenize=False, add_generation_prompt=True
+            )
+            for row in self.sets[name]
+        ]
         total = len(prompts)
 
         def say(done: int) -> None:
@@ -147,10 +173,19 @@ class Evaluation:
         scores = [metric(answer, row["expected"]) for answer, row in zip(answers, self.sets[name], strict=True)]
         return asdict(bootstrap(scores, self.settings["bootstrap_samples"], self.job.identity["seed"]))
 
-    def _records(self, answers: list[str], name: str, metric: Callable[[str, str], float] | None) -> list[dict[str, Any]]:
-        return [{"row_id": row["row_id"], "question": row["messages"][-1]["content"], "expected": row["expected"], "answer": answer,
-                 "score": metric(answer, row["expected"]) if metric else float(is_refusal(answer))}
-                for answer, row in zip(answers, self.sets[name], strict=True)]
+    def _records(
+        self, answers: list[str], name: str, metric: Callable[[str, str], float] | None
+    ) -> list[dict[str, Any]]:
+        return [
+            {
+                "row_id": row["row_id"],
+                "question": row["messages"][-1]["content"],
+                "expected": row["expected"],
+                "answer": answer,
+                "score": metric(answer, row["expected"]) if metric else float(is_refusal(answer)),
+            }
+            for answer, row in zip(answers, self.sets[name], strict=True)
+        ]
 
     def _gold(self) -> list[tuple[list[int], list[int]]]:
         """Ids and labels of the first :data:`PERPLEXITY_ROWS` test questions with their expected answers."""
@@ -158,7 +193,10 @@ class Evaluation:
         for row in self.sets["test"][:PERPLEXITY_ROWS]:
             prompt = self.tokenizer.apply_chat_template(row["messages"], tokenize=False, add_generation_prompt=True)
             asked = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            answer = [*self.tokenizer(row["expected"], add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+            answer = [
+                *self.tokenizer(row["expected"], add_special_tokens=False)["input_ids"],
+                self.tokenizer.eos_token_id,
+            ]
             rows.append((asked + answer, [-100] * len(asked) + answer))
         return rows
 

@@ -12,8 +12,9 @@ from ft_assets.core.metrics import perplexity
 WORTH_CACHING = 16
 
 
-def generate(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int, batch_size: int,
-             say: Callable[[int], None]) -> list[str]:
+def generate(
+    model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int, batch_size: int, say: Callable[[int], None]
+) -> list[str]:
     """Greedy answers, one a prompt and in the prompts' order.
 
     Batches are made by length to waste little padding. What all prompts begin with (the system turn, the few-shot
@@ -32,15 +33,21 @@ def generate(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int
     answers = [""] * len(prompts)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = _pad([ids[index][len(shared):] for index in chosen], shared, tokenizer.pad_token_id, model.device)
+        batch = _pad([ids[index][len(shared) :] for index in chosen], shared, tokenizer.pad_token_id, model.device)
         options: dict[str, Any] = {}
         if cache is not None:
             options["past_key_values"] = copy.deepcopy(cache)
             options["past_key_values"].batch_repeat_interleave(len(chosen))
         with torch.inference_mode():
-            output = model.generate(**batch, **options, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True,
-                                    pad_token_id=tokenizer.pad_token_id)
-        texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1]:], skip_special_tokens=True)
+            output = model.generate(
+                **batch,
+                **options,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                use_cache=True,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         for index, text in zip(chosen, texts, strict=True):
             answers[index] = text
         say(min(len(order), start + batch_size))
@@ -61,8 +68,11 @@ def _prefill(model: Any, shared: list[int]) -> DynamicCache | None:
     if not shared:
         return None
     with torch.inference_mode():
-        cache: DynamicCache = model(input_ids=torch.tensor([shared], device=model.device), use_cache=True,
-                                    past_key_values=DynamicCache(config=model.config)).past_key_values
+        cache: DynamicCache = model(
+            input_ids=torch.tensor([shared], device=model.device),
+            use_cache=True,
+            past_key_values=DynamicCache(config=model.config),
+        ).past_key_values
     return cache
 
 

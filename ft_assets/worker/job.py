@@ -40,10 +40,16 @@ class Job:
     def read(cls, path: Path) -> "Job":
         body = json.loads(path.read_text())
         return cls(
-            stage=body["stage"], fingerprint=body["fingerprint"], code_version=body["code_version"],
-            identity=body["identity"], upstream=body["upstream"], execution=body["execution"],
+            stage=body["stage"],
+            fingerprint=body["fingerprint"],
+            code_version=body["code_version"],
+            identity=body["identity"],
+            upstream=body["upstream"],
+            execution=body["execution"],
             store=ArtifactStore(body["store"]["url"], Path(body["store"]["local"])),
-            progress_file=Path(body["progress"]), cache=Path(body["cache"]))
+            progress_file=Path(body["progress"]),
+            cache=Path(body["cache"]),
+        )
 
     @property
     def rank(self) -> int:
@@ -85,8 +91,9 @@ class Job:
             seconds_before: time spent on it by earlier attempts, which this one resumed.
         """
         upstream = {role: entry[1] for role, entry in self.upstream.items()}
-        with self.store.write(self.stage, self.fingerprint, code_version=self.code_version, identity=self.identity,
-                              upstream=upstream) as staging:
+        with self.store.write(
+            self.stage, self.fingerprint, code_version=self.code_version, identity=self.identity, upstream=upstream
+        ) as staging:
             staging.execution = dict(self.execution)
             staging.versions = library_versions()
             staging.usd_per_hour = float(self.execution.get("usd_per_hour", 0.0))

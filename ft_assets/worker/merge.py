@@ -52,6 +52,11 @@ def _logits(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[torch.
 def _parity(before: list[torch.Tensor], after: list[torch.Tensor]) -> dict[str, float]:
     """Largest logit error, share of tokens with the same first choice, and mean KL divergence in nats."""
     left, right = torch.cat(before), torch.cat(after)
-    divergence = torch.nn.functional.kl_div(right.log_softmax(-1), left.log_softmax(-1), log_target=True, reduction="batchmean")
-    return {"max_logit_error": float((left - right).abs().max()),
-            "token_agreement": float((left.argmax(-1) == right.argmax(-1)).float().mean()), "kl_nats": float(divergence)}
+    divergence = torch.nn.functional.kl_div(
+        right.log_softmax(-1), left.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    return {
+        "max_logit_error": float((left - right).abs().max()),
+        "token_agreement": float((left.argmax(-1) == right.argmax(-1)).float().mean()),
+        "kl_nats": float(divergence),
+    }

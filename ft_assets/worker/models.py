@@ -29,7 +29,8 @@ def load_tokenizer(folder: Path) -> Any:
 
 def load_causal(folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True, **options)
+        folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True, **options
+    )
     return model.eval()
 
 
@@ -51,14 +52,17 @@ def check_base(base: Artifact, adapter: Artifact) -> None:
     trained_on = json.loads(adapter.file("adapter_info.json").read_text())["base_content"]
     content = base.manifest.metrics["content_hash"]
     if trained_on != content:
-        raise FineTuneError(f"adapter {adapter.manifest.fingerprint[:12]} was trained on base {trained_on[:12]}, "
-                            f"this base is {content[:12]}; an adapter fits no other base")
+        raise FineTuneError(
+            f"adapter {adapter.manifest.fingerprint[:12]} was trained on base {trained_on[:12]}, "
+            f"this base is {content[:12]}; an adapter fits no other base"
+        )
 
 
 def load_reward_start(base: Artifact, adapter: Artifact | None, dtype: torch.dtype, pad_token_id: int) -> Any:
     """The SFT model's body with a fresh one-number head, the start of a reward model."""
     model = AutoModelForSequenceClassification.from_pretrained(
-        base.folder, num_labels=1, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True)
+        base.folder, num_labels=1, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
+    )
     model.config.pad_token_id = pad_token_id
     if adapter is not None:
         check_base(base, adapter)
@@ -70,4 +74,5 @@ def load_reward_start(base: Artifact, adapter: Artifact | None, dtype: torch.dty
 
 def load_reward(folder: Path, dtype: torch.dtype) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=1, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True).eval()
+        folder, num_labels=1, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
+    ).eval()

@@ -26,6 +26,7 @@ from ft_assets.worker.models import load_tokenizer
 
 IGNORED = -100
 TEMPLATE_SECONDS = 10
+MOST_FEW_SHOT = 64
 TRAINING_ROLES = ("cpt", "sft", "preference")
 HELD_OUT_ROLES = ("test", "out_of_domain", "safety")
 
@@ -48,11 +49,13 @@ def run(job: Job) -> None:
             if role == "cpt":
                 split = {part: _blocks(rows, tokens.max_length) for part, rows in split.items()}
             for part, rows in split.items():
-                pl.DataFrame(rows, schema=SCHEMAS[role], strict=False).write_parquet(staging.file(f"{role}_{part}.parquet"))
+                pl.DataFrame(rows, schema=SCHEMAS[role], strict=False).write_parquet(
+                    staging.file(f"{role}_{part}.parquet")
+                )
             parts[role] = _summary(merged, split)
             dropped += [{"role": role, **entry} for entry in merged.dropped]
             if role == "sft":
-                staging.write_json("few_shot.json", _few_shot(merged, split, job.identity["few_shot"]))
+                staging.write_json("few_shot.json", _few_shot(merged, split))
         for role, rows in held_out.items():
             staging.write_json(f"eval_{role}.json", [_question(row, role) for row in rows])
             parts[role] = {"rows_in": len(rows), "rows": {"evaluation": len(rows)}, "dropped": {}}
@@ -64,10 +67,20 @@ IDS = pl.List(pl.Int32)
 SCHEMAS: dict[str, dict[str, Any]] = {
     "cpt": {"row_id": pl.String, "input_ids": IDS, "labels": IDS},
     "sft": {"row_id": pl.String, "input_ids": IDS, "labels": IDS},
-    "preference": {"row_id": pl.String, "prompt": pl.String, "prompt_ids": IDS, "chosen_ids": IDS, "rejected_ids": IDS, "suffix_ids": IDS},
+    "preference": {
+        "row_id": pl.String,
+        "prompt": pl.String,
+        "prompt_ids": IDS,
+        "chosen_ids": IDS,
+        "rejected_ids": IDS,
+        "suffix_ids": IDS,
+    },
 }
-DROPPED_SCHEMA = {name: pl.String for name in ("role", "batch")} | {"position": pl.Int64} | {
-    name: pl.String for name in ("row_id", "reason", "detail")}
+DROPPED_SCHEMA = (
+    dict.fromkeys(("role", "batch"), pl.String)
+    | {"position": pl.Int64}
+    | dict.fromkeys(("row_id", "reason", "detail"), pl.String)
+)
 
 
 def _rows(job: Job, role: str) -> Iterator[dict[str, Any]]:
@@ -93,7 +106,11 @@ class Tokens:
         """The chat template's text, in transformers' sandbox and within :data:`TEMPLATE_SECONDS`."""
         try:
             with _time_limit(TEMPLATE_SECONDS):
-                return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        messages, tokenize=False, add_generation_prompt=add_generation_prompt
+                    )
+                )
         except (TemplateError, TimeoutError) as error:
             raise FineTuneError(f"the chat template fails on {json.dumps(messages)[:300]}: {error}") from error
 
@@ -106,10 +123,12 @@ class Tokens:
             before = self.render(messages[:index], add_generation_prompt=True)
             after = self.render(messages[: index + 1], add_generation_prompt=False)
             if not before.startswith(done) or not after.startswith(before):
-                raise FineTuneError("the chat template does not extend a conversation turn by turn, so the assistant's "
-                                    "tokens cannot be told from the rest")
-            yield self.encode(before[len(done):]), False
-            yield self.encode(after[len(before):]), True
+                raise FineTuneError(
+                    "the chat template does not extend a conversation turn by turn, so the assistant's "
+                    "tokens cannot be told from the rest"
+                )
+            yield self.encode(before[len(done) :]), False
+            yield self.encode(after[len(before) :]), True
             done = after
 
     def supervised(self, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
@@ -151,8 +170,10 @@ def _split(merged: Merged, role: str, tokens: Tokens, identity: dict[str, Any]) 
         longest = max(_length(made), default=0)
         if role != "cpt" and longest > tokens.max_length:
             if tokens.overlong == "error":
-                raise FineTuneError(f"{row['batch']} line {row['position']} has {longest} tokens, data.max_length is "
-                                    f"{tokens.max_length}; raise it, or set data.overlong: drop")
+                raise FineTuneError(
+                    f"{row['batch']} line {row['position']} has {longest} tokens, data.max_length is "
+                    f"{tokens.max_length}; raise it, or set data.overlong: drop"
+                )
             merged.drop(row, Reason.TOO_LONG, f"{longest} tokens, data.max_length is {tokens.max_length}")
         elif role == "sft" and all(label == IGNORED for label in made["labels"]):
             merged.drop(row, Reason.NO_SUPERVISED_TOKEN, "nothing in this row carries a label")
@@ -179,12 +200,17 @@ def _text(row: dict[str, Any], tokens: Tokens) -> dict[str, Any]:
 
 def _preference(row: dict[str, Any], tokens: Tokens) -> dict[str, Any]:
     prompt = tokens.render(row["prompt"], add_generation_prompt=True)
-    made: dict[str, Any] = {"prompt": json.dumps(row["prompt"], ensure_ascii=False), "prompt_ids": tokens.encode(prompt)}
+    made: dict[str, Any] = {
+        "prompt": json.dumps(row["prompt"], ensure_ascii=False),
+        "prompt_ids": tokens.encode(prompt),
+    }
     for name in ("chosen", "rejected"):
-        whole = tokens.render([*row["prompt"], {"role": "assistant", "content": row[name]}], add_generation_prompt=False)
+        whole = tokens.render(
+            [*row["prompt"], {"role": "assistant", "content": row[name]}], add_generation_prompt=False
+        )
         if not whole.startswith(prompt):
             raise FineTuneError("the chat template renders a prompt otherwise when an answer follows")
-        answer = tokens.encode(whole[len(prompt):])
+        answer = tokens.encode(whole[len(prompt) :])
         end = tokens.up_to_end(answer)
         made[f"{name}_ids"], made["suffix_ids"] = answer[:end], answer[end:]
     return made
@@ -210,16 +236,26 @@ def _summary(merged: Merged, split: dict[str, list[dict[str, Any]]]) -> dict[str
     """Counts of a role: rows in = documents kept + dropped; ``rows`` counts what trains (blocks for cpt)."""
     lengths = [max(_length(row)) for row in split["train"]]
     tokens = sum(sum(_length(row)) for row in split["train"])
-    supervised = sum(sum(label != IGNORED for label in row.get("labels", row.get("chosen_ids"))) for row in split["train"])
-    return {"rows_in": merged.rows_in, "rows_kept": merged.rows_in - len(merged.dropped),
-            "rows": {part: len(rows) for part, rows in split.items()}, "dropped": merged.counts(), "tokens": tokens,
-            "supervised_tokens": supervised, "longest": max(lengths, default=0), "lengths": lengths}
+    supervised = sum(
+        sum(label != IGNORED for label in row["labels" if "labels" in row else "chosen_ids"]) for row in split["train"]
+    )
+    return {
+        "rows_in": merged.rows_in,
+        "rows_kept": merged.rows_in - len(merged.dropped),
+        "rows": {part: len(rows) for part, rows in split.items()},
+        "dropped": merged.counts(),
+        "tokens": tokens,
+        "supervised_tokens": supervised,
+        "longest": max(lengths, default=0),
+        "lengths": lengths,
+    }
 
 
-def _few_shot(merged: Merged, split: dict[str, list[dict[str, Any]]], count: int) -> list[list[dict[str, str]]]:
-    """The examples of the few-shot prompt: training conversations, the first in hash order."""
-    chosen = {row["row_id"] for row in sorted(split["train"], key=lambda row: row["row_id"])[:count]}
-    return [row["messages"] for row in merged.rows if row["row_id"] in chosen]
+def _few_shot(merged: Merged, split: dict[str, list[dict[str, Any]]]) -> list[list[dict[str, str]]]:
+    """Training conversations in hash order, as many as any recipe may put into a few-shot prompt."""
+    trained = {row["row_id"] for row in split["train"]}
+    rows = sorted((row for row in merged.rows if row["row_id"] in trained), key=lambda row: row["row_id"])
+    return [row["messages"] for row in rows[:MOST_FEW_SHOT]]
 
 
 def _question(row: dict[str, Any], role: str) -> dict[str, Any]:

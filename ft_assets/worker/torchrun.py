@@ -27,7 +27,19 @@ def run_ranks(processes: str, stage: str, request: str) -> int:
 
     # A replaced rank cannot join a running DeepSpeed job: no restarts, the next materialization resumes.
     try:
-        torchrun(["--standalone", "--nproc-per-node", processes, "--max-restarts", "0", "-m", "ft_assets.worker", stage, request])
+        torchrun(
+            [
+                "--standalone",
+                "--nproc-per-node",
+                processes,
+                "--max-restarts",
+                "0",
+                "-m",
+                "ft_assets.worker",
+                stage,
+                request,
+            ]
+        )
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         print(f"rank {rank} failed first", file=sys.stderr)

@@ -16,10 +16,17 @@ class Tracker:
         import wandb
 
         self.run = wandb.init(
-            project=settings["project"], dir=settings["folder"], mode=settings["mode"], id=job.fingerprint[:32],
-            resume="allow", name=f"{job.execution['partition']} {job.stage}", group=job.execution["partition"],
-            job_type=job.stage, config={"fingerprint": job.fingerprint, **config},
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True))
+            project=settings["project"],
+            dir=settings["folder"],
+            mode=settings["mode"],
+            id=job.fingerprint[:32],
+            resume="allow",
+            name=f"{job.execution['partition']} {job.stage}",
+            group=job.execution["partition"],
+            job_type=job.stage,
+            config={"fingerprint": job.fingerprint, **config},
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
+        )
 
     def log(self, numbers: dict[str, Any], step: int | None = None) -> None:
         if self.run is not None:

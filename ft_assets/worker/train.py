@@ -37,7 +37,7 @@ def run(job: Job) -> None:
     device = pick_device(job.execution["device"])
     folder = job.scratch / "checkpoints"
     resume = checkpoints.newest(folder, say=job.progress)
-    dtype = checkpoints.dtype_of(resume) or dtype_name(pick_dtype(device))
+    dtype = resume.dtype or dtype_name(pick_dtype(device))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     _join_ranks(placement, device)
     set_seed(job.identity["seed"])
@@ -45,11 +45,12 @@ def run(job: Job) -> None:
     tracker = Tracker(job, {"identity": job.identity, "placement": placement})
     trainer.add_callback(ReportProgress(job, tracker))
     trainer.add_callback(GuardLoss())
-    trainer.add_callback(SignCheckpoints(dtype, checkpoints.seconds_of(resume)))
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.add_callback(SignCheckpoints(dtype, resume.seconds))
+    trainer.train(resume_from_checkpoint=str(resume.checkpoint) if resume.checkpoint else None)
     if trainer.state.global_step < trainer.state.max_steps:
-        raise FineTuneError(f"training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
-                            "run it again to resume")
+        raise FineTuneError(
+            f"training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; run it again to resume"
+        )
     validation = trainer.evaluate() if trainer.eval_dataset is not None and len(trainer.eval_dataset) else {}
     _save(job, trainer, dtype, resume, validation, tracker)
 
@@ -76,7 +77,8 @@ def deepspeed_config(placement: dict[str, Any], identity: dict[str, Any], dtype:
         "train_micro_batch_size_per_gpu": placement["micro_batch"],
         "gradient_accumulation_steps": placement["gradient_accumulation_steps"],
         "gradient_clipping": identity["training"]["max_grad_norm"],
-        "bf16": {"enabled": dtype == "bfloat16"}, "fp16": {"enabled": dtype == "float16"},
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "fp16": {"enabled": dtype == "float16"},
         "zero_optimization": {"stage": placement["zero_stage"], "stage3_gather_16bit_weights_on_model_save": True},
         "zero_allow_untested_optimizer": True,
     }
@@ -85,18 +87,33 @@ def deepspeed_config(placement: dict[str, Any], identity: dict[str, Any], dtype:
 def _arguments(job: Job, placement: dict[str, Any], device: str, dtype: torch.dtype, folder: Path) -> dict[str, Any]:
     training, cuda = job.identity["training"], device == "cuda"
     return {
-        "output_dir": str(folder), "per_device_train_batch_size": placement["micro_batch"],
+        "output_dir": str(folder),
+        "per_device_train_batch_size": placement["micro_batch"],
         "gradient_accumulation_steps": placement["gradient_accumulation_steps"],
         "per_device_eval_batch_size": placement["micro_batch"],
-        "learning_rate": training["learning_rate"], "num_train_epochs": training["num_train_epochs"],
-        "max_steps": training["max_steps"] or -1, "warmup_steps": training["warmup_steps"],
-        "lr_scheduler_type": training["lr_scheduler_type"], "weight_decay": training["weight_decay"],
-        "max_grad_norm": training["max_grad_norm"], "seed": job.identity["seed"], "data_seed": job.identity["seed"],
-        "use_cpu": not cuda, "bf16": cuda and dtype is torch.bfloat16, "fp16": cuda and dtype is torch.float16,
-        "gradient_checkpointing": False, "include_num_input_tokens_seen": "non_padding",
-        "logging_steps": 1, "logging_nan_inf_filter": False, "save_strategy": "steps",
-        "save_steps": job.execution["checkpoint_every_steps"], "save_total_limit": 2, "report_to": [],
-        "disable_tqdm": True, "dataloader_pin_memory": cuda, "ddp_find_unused_parameters": False,
+        "learning_rate": training["learning_rate"],
+        "num_train_epochs": training["num_train_epochs"],
+        "max_steps": training["max_steps"] or -1,
+        "warmup_steps": training["warmup_steps"],
+        "lr_scheduler_type": training["lr_scheduler_type"],
+        "weight_decay": training["weight_decay"],
+        "max_grad_norm": training["max_grad_norm"],
+        "seed": job.identity["seed"],
+        "data_seed": job.identity["seed"],
+        "use_cpu": not cuda,
+        "bf16": cuda and dtype is torch.bfloat16,
+        "fp16": cuda and dtype is torch.float16,
+        "gradient_checkpointing": False,
+        "include_num_input_tokens_seen": "non_padding",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": job.execution["checkpoint_every_steps"],
+        "save_total_limit": 2,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": cuda,
+        "ddp_find_unused_parameters": False,
         "deepspeed": deepspeed_config(placement, job.identity, dtype_name(dtype)),
     }
 
@@ -135,26 +152,36 @@ def _policy_model(job: Job, base: Artifact, start: Artifact | None, dtype: torch
 
 
 def _rows(job: Job, name: str, *columns: str) -> Dataset:
-    rows = Dataset.from_parquet(str(job.input("tokenized_splits").file(f"{name}.parquet")),
-                                cache_dir=str(job.scratch / "datasets")).select_columns(list(columns))
+    rows = Dataset.from_parquet(
+        str(job.input("tokenized_splits").file(f"{name}.parquet")), cache_dir=str(job.scratch / "datasets")
+    ).select_columns(list(columns))
     if name.endswith("_train") and not len(rows):
         raise FineTuneError(f"{job.stage}: no training rows are left in {name}; `ft status` shows where they went")
     return rows
 
 
-def _sft_trainer(job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, tokenizer: Any,
-                 arguments: dict[str, Any]) -> Any:
+def _sft_trainer(
+    job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, tokenizer: Any, arguments: dict[str, Any]
+) -> Any:
     part = "cpt" if job.stage == "cpt_adapter" else "sft"
     return SFTTrainer(
-        model=_policy_model(job, base, start, dtype), processing_class=tokenizer,
-        args=SFTConfig(**arguments, max_length=None, packing=False,
-                       dataset_kwargs={"skip_prepare_dataset": True}, eos_token=tokenizer.eos_token),
+        model=_policy_model(job, base, start, dtype),
+        processing_class=tokenizer,
+        args=SFTConfig(
+            **arguments,
+            max_length=None,
+            packing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            eos_token=tokenizer.eos_token,
+        ),
         train_dataset=_rows(job, f"{part}_train", "input_ids", "labels"),
-        eval_dataset=_rows(job, f"{part}_validation", "input_ids", "labels"))
+        eval_dataset=_rows(job, f"{part}_validation", "input_ids", "labels"),
+    )
 
 
-def _reward_trainer(job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, tokenizer: Any,
-                    arguments: dict[str, Any]) -> Any:
+def _reward_trainer(
+    job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, tokenizer: Any, arguments: dict[str, Any]
+) -> Any:
     def whole(row: dict[str, Any]) -> dict[str, Any]:
         return {name: row["prompt_ids"] + row[name] + row["suffix_ids"] for name in ("chosen_ids", "rejected_ids")}
 
@@ -164,46 +191,71 @@ def _reward_trainer(job: Job, base: Artifact, start: Artifact | None, dtype: tor
 
     model = load_reward_start(base, start, dtype, tokenizer.pad_token_id)
     return RewardTrainer(
-        model=model, processing_class=tokenizer, args=RewardConfig(**arguments, max_length=None),
-        train_dataset=rows("train"), eval_dataset=rows("validation"), peft_config=_lora(job, "SEQ_CLS"))
+        model=model,
+        processing_class=tokenizer,
+        args=RewardConfig(**arguments, max_length=None),
+        train_dataset=rows("train"),
+        eval_dataset=rows("validation"),
+        peft_config=_lora(job, "SEQ_CLS"),
+    )
 
 
-def _dpo_trainer(job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, tokenizer: Any,
-                 arguments: dict[str, Any]) -> Any:
+def _dpo_trainer(
+    job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, tokenizer: Any, arguments: dict[str, Any]
+) -> Any:
     def rows(part: str) -> Dataset:
         return _rows(job, f"preference_{part}", "prompt_ids", "chosen_ids", "rejected_ids")
 
     return PretokenizedDPOTrainer(
-        model=_policy_model(job, base, start, dtype), processing_class=tokenizer,
+        model=_policy_model(job, base, start, dtype),
+        processing_class=tokenizer,
         args=DPOConfig(**arguments, beta=job.identity["training"]["beta"], max_length=None),
-        train_dataset=rows("train"), eval_dataset=rows("validation"))
+        train_dataset=rows("train"),
+        eval_dataset=rows("validation"),
+    )
 
 
-def _rloo_trainer(job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, tokenizer: Any,
-                  arguments: dict[str, Any]) -> Any:
+def _rloo_trainer(
+    job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, tokenizer: Any, arguments: dict[str, Any]
+) -> Any:
     training = job.identity["training"]
     prompts = [{"prompt": json.loads(row["prompt"])} for row in _rows(job, "preference_train", "prompt")]
     return RLOOTrainer(
-        model=_policy_model(job, base, start, dtype), processing_class=tokenizer,
-        reward_funcs=load_reward(job.input("reward_model").folder, dtype), reward_processing_classes=tokenizer,
-        args=RLOOConfig(**arguments, beta=training["beta"], num_generations=training["num_generations"],
-                        max_completion_length=training["max_completion_length"], temperature=training["temperature"]),
-        train_dataset=Dataset.from_list(prompts))
+        model=_policy_model(job, base, start, dtype),
+        processing_class=tokenizer,
+        reward_funcs=load_reward(job.input("reward_model").folder, dtype),
+        reward_processing_classes=tokenizer,
+        args=RLOOConfig(
+            **arguments,
+            beta=training["beta"],
+            num_generations=training["num_generations"],
+            max_completion_length=training["max_completion_length"],
+            temperature=training["temperature"],
+        ),
+        train_dataset=Dataset.from_list(prompts),
+    )
 
 
-def _save(job: Job, trainer: Any, dtype: str, resume: Path | None, validation: dict[str, float], tracker: Tracker) -> None:
+def _save(
+    job: Job, trainer: Any, dtype: str, resume: checkpoints.Resume, validation: dict[str, float], tracker: Tracker
+) -> None:
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     metrics = {
-        "steps": trainer.state.global_step, "first_loss": history[0]["loss"], "final_loss": history[-1]["loss"],
+        "steps": trainer.state.global_step,
+        "first_loss": history[0]["loss"],
+        "final_loss": history[-1]["loss"],
         "input_tokens": int(trainer.state.num_input_tokens_seen),
-        **{f"validation_{key.removeprefix('eval_')}": value for key, value in validation.items()
-           if key in ("eval_loss", "eval_accuracy", "eval_rewards/accuracies", "eval_rewards/margins")},
+        **{
+            f"validation_{key.removeprefix('eval_')}": value
+            for key, value in validation.items()
+            if key in ("eval_loss", "eval_accuracy", "eval_rewards/accuracies", "eval_rewards/margins")
+        },
     }
     model = trainer.accelerator.unwrap_model(trainer.model)
     state = trainer.accelerator.get_state_dict(trainer.model) if job.execution["placement"]["zero_stage"] == 3 else None
     if job.rank == 0:
-        with job.commit(seconds_before=checkpoints.seconds_of(resume)) as staging:
-            staging.execution |= {"dtype": dtype, "resumed_from_step": checkpoints.step_of(resume)}
+        with job.commit(seconds_before=resume.seconds) as staging:
+            staging.execution |= {"dtype": dtype, "resumed_from_step": resume.step}
             _save_model(job, model, trainer.processing_class, state, staging)
             staging.write_json("history.json", trainer.state.log_history)
             if trainer.args.deepspeed:
@@ -214,8 +266,11 @@ def _save(job: Job, trainer: Any, dtype: str, resume: Path | None, validation: d
 
 def _save_model(job: Job, model: Any, tokenizer: Any, state: dict[str, Any] | None, staging: Staging) -> None:
     base = job.input("base_model")
-    info = {"base_content": base.manifest.metrics["content_hash"], "base_fingerprint": base.manifest.fingerprint,
-            "stage": job.stage}
+    info = {
+        "base_content": base.manifest.metrics["content_hash"],
+        "base_fingerprint": base.manifest.fingerprint,
+        "stage": job.stage,
+    }
     staging.write_json("adapter_info.json" if job.stage != "reward_model" else "reward_info.json", info)
     if job.stage == "reward_model":
         merged = model.merge_and_unload(safe_merge=True).to(torch.bfloat16)

@@ -38,15 +38,17 @@ def open_store(tmp_path):
     return lambda root: ArtifactStore(root, tmp_path / uuid.uuid4().hex)
 
 
-def put(store, author="good", fingerprint=FINGERPRINT):
-    with store.write(STAGE, fingerprint, code_version="1", identity={"seed": 1}, upstream={"base_model": "aa"}) as staging:
+def put(store, author="good", **metrics):
+    with store.write(STAGE, FINGERPRINT, code_version="1", identity={"seed": 1}, upstream={"base": "aa"}) as staging:
         staging.file("weights").write_text(author * 1000)
         staging.write_json("inner/config.json", {"author": author})
-        staging.metrics = {"rows": 3}
+        staging.metrics = {"rows": 3, **metrics}
 
 
 def path_of(store, name):
-    return f"{store.base}/artifacts/{STAGE}/{FINGERPRINT}/{name}"
+    """Where a file lies in the store: on an object store the manifest says below which writer's prefix."""
+    at = name if name == MANIFEST else store.lookup(STAGE, FINGERPRINT).files[name].get("at", name)
+    return f"{store.base}/artifacts/{STAGE}/{FINGERPRINT}/{at}"
 
 
 def files_below(store):
@@ -54,8 +56,12 @@ def files_below(store):
 
 
 def start_writer(root, local, author):
-    child = subprocess.Popen([sys.executable, "-c", CHILD, root, str(local), author], stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, root, str(local), author],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert child.stdout.readline() == "staged\n"
     return child
 
@@ -67,7 +73,7 @@ def test_what_is_written_is_read(root, open_store):
     assert artifact.json("inner/config.json") == {"author": "good"}
     manifest = artifact.manifest
     assert (manifest.stage, manifest.fingerprint, manifest.identity) == (STAGE, FINGERPRINT, {"seed": 1})
-    assert (manifest.upstream, manifest.metrics) == ({"base_model": "aa"}, {"rows": 3})
+    assert (manifest.upstream, manifest.metrics) == ({"base": "aa"}, {"rows": 3})
     assert sorted(manifest.files) == ["inner/config.json", "weights"]
     assert manifest.size_bytes == sum(artifact.file(name).stat().st_size for name in manifest.files)
 
@@ -103,12 +109,17 @@ def test_an_object_store_shows_nothing_while_files_are_uploaded(open_store, monk
     assert reader.open(STAGE, FINGERPRINT) is not None
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_error_inside_a_write_leaves_nothing(root, open_store, error):
-    store = open_store(root)
-    with pytest.raises(error), store.write(STAGE, FINGERPRINT, code_version="1", identity={}, upstream={}) as staging:
+def fail_half_way(store, error):
+    with store.write(STAGE, FINGERPRINT, code_version="1", identity={}, upstream={}) as staging:
         staging.file("weights").write_text("half")
         raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_error_inside_a_write_leaves_nothing(root, open_store, error):
+    store = open_store(root)
+    with pytest.raises(error):
+        fail_half_way(store, error)
     assert store.lookup(STAGE, FINGERPRINT) is None
     assert files_below(store) == []
     assert not [path for path in store.local.rglob("*") if path.is_file()]
@@ -170,6 +181,18 @@ def test_two_uploads_that_overlap_end_with_one_good_artifact(open_store, monkeyp
     artifact = open_store(root).open(STAGE, FINGERPRINT)
     author = artifact.json("inner/config.json")["author"]
     assert artifact.file("weights").read_text() == author * 1000
+
+
+def test_the_debris_of_a_killed_writer_goes_after_a_day(root, open_store):
+    store = open_store(root)
+    old, young, busy = (store.local / ".staging" / name for name in ("old", "young", "busy"))
+    for folder in (old, young, busy):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text("half")
+    for path in (old / "weights", old, busy):
+        os.utime(path, (1, 1))
+    put(store)
+    assert sorted(path.name for path in (store.local / ".staging").iterdir()) == ["busy", "young"]
 
 
 def flip(store, path):
@@ -248,7 +271,22 @@ def test_a_folder_without_a_manifest_is_no_artifact_and_is_replaced(tmp_path):
     assert store.open(STAGE, FINGERPRINT).file("weights").read_text() == "good" * 1000
 
 
-ODD = ["demo", "a@2026-01", "a/b", "a%2Fb", "..", ".hidden", "x.json", "with space", "caf\u00e9 \u2028", "100%", "a?b#c", "~", "[x]*", "a\\b"]
+ODD = [
+    "demo",
+    "a@2026-01",
+    "a/b",
+    "a%2Fb",
+    "..",
+    ".hidden",
+    "x.json",
+    "with space",
+    "caf\u00e9 \u2028",
+    "100%",
+    "a?b#c",
+    "~",
+    "[x]*",
+    "a\\b",
+]
 
 
 def test_refs_keep_names_apart_and_return_them(root, open_store):
@@ -288,6 +326,6 @@ def test_a_remote_store_wants_a_local_folder():
 def test_a_number_json_cannot_hold_is_never_committed(root, open_store):
     """A NaN loss in a manifest is no JSON: other readers choke on it, and a comparison with it is always false."""
     store = open_store(root)
-    with pytest.raises(ValueError), store.write(STAGE, FINGERPRINT, code_version="1", identity={}, upstream={}) as staging:  # noqa: PT011
-        staging.metrics = {"loss": float("nan")}
+    with pytest.raises(ValueError, match=r"finite|JSON"):
+        put(store, loss=float("nan"))
     assert store.lookup(STAGE, FINGERPRINT) is None

@@ -14,9 +14,14 @@ from hypothesis import strategies as st
 from ft_assets.core.canonical import canonical_json, fingerprint, sha256_file
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=("Cs",))),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=12)
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
 
 
 def shuffled(value):
@@ -39,13 +44,18 @@ def test_one_value_one_text():
     assert canonical_json(MappingProxyType({"b": 1, "a": 2})) == canonical_json({"a": 2, "b": 1})
 
 
-@pytest.mark.parametrize(("different", "from_this"), [(1, True), (1, "1"), (None, "null"), ([], {}), ("e\u0301", "\u00e9"), (0, None)])
+@pytest.mark.parametrize(
+    ("different", "from_this"), [(1, True), (1, "1"), (None, "null"), ([], {}), ("e\u0301", "\u00e9"), (0, None)]
+)
 def test_different_values_have_different_texts(different, from_this):
     assert canonical_json(different) != canonical_json(from_this)
 
 
-@pytest.mark.parametrize("unknown", [Path("x"), datetime.date(2026, 1, 1), {1, 2}, b"bytes", Decimal("1"), object(), 1j],
-                         ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "unknown",
+    [Path("x"), datetime.date(2026, 1, 1), {1, 2}, b"bytes", Decimal("1"), object(), 1j],
+    ids=lambda value: type(value).__name__,
+)
 def test_an_unknown_type_raises_and_says_where(unknown):
     with pytest.raises(TypeError, match=re.escape("$.stage.list[1]")):
         canonical_json({"stage": {"list": [0, unknown]}})
@@ -62,27 +72,47 @@ def test_a_number_that_is_not_finite_raises_and_says_where(number):
         canonical_json({"rate": number})
 
 
-BASE = {"stage": "sft_adapter", "code_version": "1", "identity": {"seed": 1, "rate": 0.1}, "upstream": {"base_model": "aa", "adapter": "bb"}}
+BASE = {
+    "stage": "sft_adapter",
+    "code_version": "1",
+    "identity": {"seed": 1, "rate": 0.1},
+    "upstream": {"base_model": "aa", "adapter": "bb"},
+}
 
 
-@pytest.mark.parametrize("change", [
-    {"stage": "cpt_adapter"}, {"code_version": "2"}, {"identity": {"seed": 2, "rate": 0.1}}, {"identity": {"seed": 1}},
-    {"upstream": {"base_model": "aa", "adapter": "cc"}}, {"upstream": {"base_model": "bb", "adapter": "aa"}}, {"upstream": {}},
-], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stage": "cpt_adapter"},
+        {"code_version": "2"},
+        {"identity": {"seed": 2, "rate": 0.1}},
+        {"identity": {"seed": 1}},
+        {"upstream": {"base_model": "aa", "adapter": "cc"}},
+        {"upstream": {"base_model": "bb", "adapter": "aa"}},
+        {"upstream": {}},
+    ],
+    ids=str,
+)
 def test_fingerprint_changes_with_each_input(change):
     assert fingerprint(**{**BASE, **change}) != fingerprint(**BASE)
 
 
 def test_fingerprint_is_the_same_for_equal_inputs():
-    again = {**BASE, "identity": {"rate": 0.1, "seed": 1}, "upstream": MappingProxyType({"adapter": "bb", "base_model": "aa"})}
+    again = {
+        **BASE,
+        "identity": {"rate": 0.1, "seed": 1},
+        "upstream": MappingProxyType({"adapter": "bb", "base_model": "aa"}),
+    }
     assert fingerprint(**again) == fingerprint(**BASE)
     assert re.fullmatch(r"[0-9a-f]{64}", fingerprint(**BASE))
 
 
 def test_fingerprint_is_the_same_on_every_machine():
     """A new encoding would orphan every artifact ever made; change this value only with that in mind."""
-    assert fingerprint("sft_adapter", "1", {"seed": 17}, {"base_model": "aa"}) == \
-        "c9eea3daf42ccf5afbf2708a756345b7486e5a182f651bca9c82397698bb8d9d"
+    assert (
+        fingerprint("sft_adapter", "1", {"seed": 17}, {"base_model": "aa"})
+        == "c9eea3daf42ccf5afbf2708a756345b7486e5a182f651bca9c82397698bb8d9d"
+    )
 
 
 def test_file_hash_is_sha256(tmp_path):

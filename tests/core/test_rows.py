@@ -17,7 +17,13 @@ from ft_assets.recipes.demo_data.generate import PLANTED, write
 from ft_assets.recipes.load import SHIPPED, load_catalog
 from ft_assets.recipes.schema import Source
 
-KINDS = {"text": "text", "alpaca": "instruction", "messages": "instruction", "preference": "preference", "prompt": "prompt"}
+KINDS = {
+    "text": "text",
+    "alpaca": "instruction",
+    "messages": "instruction",
+    "preference": "preference",
+    "prompt": "prompt",
+}
 LATER = {Reason.CONTAMINATION, Reason.NO_SUPERVISED_TOKEN, Reason.OVER_LIMIT}  # given when batches are joined, not here
 
 
@@ -44,7 +50,9 @@ def preference(chosen="Right.", rejected="Wrong.", prompt="Which?"):
 GOOD = {
     "text": [line({"text": f"Some text, number {n}."}) for n in range(2)],
     "alpaca": [alpaca(f"Question {n}?") for n in range(2)],
-    "messages": [messages(("system", "Be brief."), ("user", f"Question {n}?"), ("assistant", "Yes.")) for n in range(2)],
+    "messages": [
+        messages(("system", "Be brief."), ("user", f"Question {n}?"), ("assistant", "Yes.")) for n in range(2)
+    ],
     "preference": [preference(prompt=f"Question {n}?") for n in range(2)],
     "prompt": [line({"prompt": f"Question {n}?", "label": "harmless"}) for n in range(2)],
 }
@@ -106,7 +114,11 @@ CASES = [
     ("messages", messages(USER, ASSISTANT, ASSISTANT), Reason.BAD_ROLE_ORDER),
     ("messages", messages(USER, ("system", "Be brief."), ASSISTANT), Reason.BAD_ROLE_ORDER),
     ("messages", messages(USER, ("tool", "{}"), ASSISTANT), Reason.BAD_ROLE_ORDER),
-    ("prompt", line({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}), Reason.BAD_ROLE_ORDER),
+    (
+        "prompt",
+        line({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}),
+        Reason.BAD_ROLE_ORDER,
+    ),
     ("prompt", line({"prompt": []}), Reason.BAD_ROLE_ORDER),
     ("messages", messages(), Reason.NO_ASSISTANT_TURN),
     ("messages", messages(USER), Reason.NO_ASSISTANT_TURN),
@@ -130,6 +142,7 @@ def validate(tmp_path):
     def run(form, data, name="rows.jsonl", **settings):
         (tmp_path / name).write_bytes(data if isinstance(data, bytes) else b"\n".join(data) + b"\n")
         return validate_batch([tmp_path / name], source(form, **settings))
+
     return run
 
 
@@ -182,7 +195,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(validate, form):
 
 
 def test_a_byte_order_mark_is_no_part_of_a_text_file(validate):
-    assert validate("text", b"\xef\xbb\xbfOnce upon a time.", name="tale.txt").rows["text"].to_list() == ["Once upon a time."]
+    assert validate("text", b"\xef\xbb\xbfOnce upon a time.", name="tale.txt").rows["text"].to_list() == [
+        "Once upon a time."
+    ]
 
 
 @pytest.mark.parametrize("form", ["alpaca", "text"])
@@ -193,7 +208,9 @@ def test_no_row_of_another_encoding_is_kept(validate, form, encoding):
     assert found.rows_in == found.quarantine.height > 0
 
 
-@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\u200d", "\U0001f600", "e\u0301", "\t\n", " leading and trailing "])
+@pytest.mark.parametrize(
+    "mark", ["\u2028", "\u2029", "\x85", "\u200d", "\U0001f600", "e\u0301", "\t\n", " leading and trailing "]
+)
 def test_unusual_characters_are_kept_as_they_are(validate, mark):
     raw = json.dumps({"instruction": "How much?", "output": f"a{mark}b{mark}"}, ensure_ascii=False).encode()
     found = validate("alpaca", [raw])
@@ -204,8 +221,19 @@ def test_unusual_characters_are_kept_as_they_are(validate, mark):
 def test_a_line_of_20_mb_is_one_quarantined_row(validate, tail):
     found = validate("alpaca", GOOD["alpaca"][0] + b"\n" + alpaca("x" * 20 * 2**20) + tail)
     after = 1 if len(tail) > 1 else 0
-    assert (found.rows_in, found.rows["position"].to_list(), found.counts()) == (2 + after, [1, 3][:1 + after], {"oversized": 1})
+    assert (found.rows_in, found.rows["position"].to_list(), found.counts()) == (
+        2 + after,
+        [1, 3][: 1 + after],
+        {"oversized": 1},
+    )
     assert len(found.quarantine["row"][0]) <= 2000
+
+
+@pytest.mark.timeout(4)
+def test_a_row_of_many_keys_is_read_in_the_time_of_its_size(validate):
+    """300 kB; with time in the square of the keys this takes a quarter of a minute, and a line of 16 MB takes hours."""
+    keys = ",".join(f'"k{n}":1' for n in range(30_000))
+    assert validate("alpaca", f'{{{keys},"k29999":1}}'.encode()).counts() == {"malformed": 1}
 
 
 def test_the_first_broken_rule_is_the_reason(validate):
@@ -232,7 +260,9 @@ def test_lengths_at_the_bounds_are_kept(validate):
 
 
 def test_columns_are_mapped(validate):
-    found = validate("alpaca", [line({"question": "How?", "answer": "So."})], columns={"instruction": "question", "output": "answer"})
+    found = validate(
+        "alpaca", [line({"question": "How?", "answer": "So."})], columns={"instruction": "question", "output": "answer"}
+    )
     assert [turn["content"] for turn in found.rows["messages"][0]] == ["How?", "So."]
 
 
@@ -270,9 +300,22 @@ def test_a_text_file_may_start_with_a_brace(validate, text):
     assert validate("text", text.encode(), name="page.md").rows["text"].to_list() == [text]
 
 
-PIECES = st.sampled_from([
-    *(row for rows in GOOD.values() for row in rows), *(bad for _, bad, _ in CASES if len(bad) < 500),
-    b"", b" ", b"\r", b"\x0b", b"{", b'"', b"\xef\xbb\xbf", b"\xff\xfe", b'{"text": "', b'{"messages": [{"role": "user"'])
+PIECES = st.sampled_from(
+    [
+        *(row for rows in GOOD.values() for row in rows),
+        *(bad for _, bad, _ in CASES if len(bad) < 500),
+        b"",
+        b" ",
+        b"\r",
+        b"\x0b",
+        b"{",
+        b'"',
+        b"\xef\xbb\xbf",
+        b"\xff\xfe",
+        b'{"text": "',
+        b'{"messages": [{"role": "user"',
+    ]
+)
 FILES = st.binary(max_size=200) | st.lists(PIECES | st.binary(max_size=30), max_size=6).map(b"\n".join)
 
 
@@ -292,14 +335,19 @@ def test_no_file_stops_the_reading_and_no_row_is_lost(data, form, suffix):
 
 # The demo's bundled data
 
+
 @pytest.fixture(scope="module")
 def demo():
     """Each source's batches, validated, and its rows joined over the batches."""
     catalog = load_catalog([SHIPPED])
-    batches = {name: {key: validate_batch([Path(path)], catalog.source(name)) for key, path in catalog.batches(name).items()}
-               for name in catalog.sources}
-    joined = {name: merge(({**row, "batch": key} for key, found in each.items() for row in found.rows.to_dicts()), set())
-              for name, each in batches.items()}
+    batches = {
+        name: {key: validate_batch([Path(path)], catalog.source(name)) for key, path in catalog.batches(name).items()}
+        for name in catalog.sources
+    }
+    joined = {
+        name: merge(({**row, "batch": key} for key, found in each.items() for row in found.rows.to_dicts()), set())
+        for name, each in batches.items()
+    }
     return batches, joined
 
 
@@ -315,7 +363,10 @@ def test_the_demo_has_the_dirt_that_was_planted(demo):
 
 def test_a_repeat_across_batches_is_found_when_they_are_joined(demo):
     batches, joined = demo
-    assert sum(found.counts()["exact_duplicate"] for found in batches["demo_entities"].values()) == PLANTED["demo_entities"]["exact_duplicate"] - 1
+    assert (
+        sum(found.counts()["exact_duplicate"] for found in batches["demo_entities"].values())
+        == PLANTED["demo_entities"]["exact_duplicate"] - 1
+    )
     assert joined["demo_entities"].counts() == {"exact_duplicate": 1}
 
 
@@ -333,7 +384,9 @@ def test_the_generator_writes_the_shipped_bytes(tmp_path):
 
 def entities(rows):
     """Sentence and names with their types, of each row of the entity task."""
-    return [(row["messages"][0]["content"].partition("\n\n")[2], json.loads(row["messages"][1]["content"])) for row in rows]
+    return [
+        (row["messages"][0]["content"].partition("\n\n")[2], json.loads(row["messages"][1]["content"])) for row in rows
+    ]
 
 
 def shape(sentence, names):
@@ -346,10 +399,15 @@ def shape(sentence, names):
 def test_no_held_out_name_or_shape_is_trained_on(demo, held_out):
     joined = demo[1]
     trained = entities(joined["demo_entities"].rows)
-    pairs = [(row["prompt"][0]["content"].partition("\n\n")[2], json.loads(row["chosen"])) for row in joined["demo_preferences"].rows]
+    pairs = [
+        (row["prompt"][0]["content"].partition("\n\n")[2], json.loads(row["chosen"]))
+        for row in joined["demo_preferences"].rows
+    ]
     tested = entities(joined[held_out].rows)
     assert tested
-    everything = "\n".join([*(sentence for sentence, _ in [*trained, *pairs]), *(row["text"] for row in joined["demo_text"].rows)])
+    everything = "\n".join(
+        [*(sentence for sentence, _ in [*trained, *pairs]), *(row["text"] for row in joined["demo_text"].rows)]
+    )
     names = {name for _, found in tested for name in found}
     assert [name for name in sorted(names) if re.search(rf"\b{re.escape(name)}\b", everything)] == []
     assert {shape(*pair) for pair in tested} & {shape(*pair) for pair in [*trained, *pairs]} == set()
@@ -357,7 +415,11 @@ def test_no_held_out_name_or_shape_is_trained_on(demo, held_out):
 
 def test_no_demo_training_prompt_is_in_an_evaluation_set(demo):
     joined = demo[1]
-    evaluated = {prompt_key(row) for name in ("demo_entities_test", "demo_out_of_domain", "demo_safety") for row in joined[name].rows}
+    evaluated = {
+        prompt_key(row)
+        for name in ("demo_entities_test", "demo_out_of_domain", "demo_safety")
+        for row in joined[name].rows
+    }
     trained = {prompt_key(row) for name in ("demo_entities", "demo_preferences") for row in joined[name].rows}
     assert evaluated
     assert trained & evaluated == set()

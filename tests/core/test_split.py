@@ -10,8 +10,12 @@ from ft_assets.core.split import merge, part_of, prompt_key
 
 
 def row(question, answer="yes", batch="a@1", position=1, row_id=None):
-    return {"row_id": row_id or f"{question}|{answer}", "batch": batch, "position": position,
-            "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+    return {
+        "row_id": row_id or f"{question}|{answer}",
+        "batch": batch,
+        "position": position,
+        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+    }
 
 
 def parts(rows, seed=17, validation=0.1, test=0.1):
@@ -22,11 +26,16 @@ def parts(rows, seed=17, validation=0.1, test=0.1):
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_new_rows_move_no_old_row(old, new):
     before = parts([row(question) for question in old])
-    for after in (parts([row(question) for question in [*old, *new]]), parts([row(question) for question in [*new, *old]])):
+    for after in (
+        parts([row(question) for question in [*old, *new]]),
+        parts([row(question) for question in [*new, *old]]),
+    ):
         assert {key: after[key] for key in before} == before
 
 
-@pytest.mark.parametrize(("validation", "test"), [(0.05, 0.05), (0.1, 0.2), (0.5, 0.5), (0.0, 0.3), (0.3, 0.0), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("validation", "test"), [(0.05, 0.05), (0.1, 0.2), (0.5, 0.5), (0.0, 0.3), (0.3, 0.0), (0.0, 0.0)]
+)
 def test_shares_are_respected(validation, test):
     count = 20_000
     found = Counter(part_of(f"question {n}", 17, validation, test) for n in range(count))
@@ -41,15 +50,29 @@ def test_another_seed_splits_otherwise():
 
 
 def test_a_split_is_the_same_on_every_machine():
-    assert [part_of(f"question {n}", 17, 0.25, 0.25) for n in range(8)] == ["test", "validation", "validation", "train", "train", "test", "test", "train"]
+    assert [part_of(f"question {n}", 17, 0.25, 0.25) for n in range(8)] == [
+        "test",
+        "validation",
+        "validation",
+        "train",
+        "train",
+        "test",
+        "test",
+        "train",
+    ]
 
 
 @given(st.text(max_size=20), st.integers(0, 2**31 - 1))
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_rows_that_share_a_prompt_share_a_side(question, seed):
     prompt = [{"role": "user", "content": question}]
-    same = [row(question, "one"), row(question, "two"), row(f" {question}\n"), {"prompt": prompt, "chosen": "x", "rejected": "y"},
-            {"prompt": prompt, "label": ""}]
+    same = [
+        row(question, "one"),
+        row(question, "two"),
+        row(f" {question}\n"),
+        {"prompt": prompt, "chosen": "x", "rejected": "y"},
+        {"prompt": prompt, "label": ""},
+    ]
     assert len({part_of(prompt_key(each), seed, 0.3, 0.3) for each in same}) == 1
     assert len({prompt_key(each) for each in same}) == 1
 
@@ -57,12 +80,25 @@ def test_rows_that_share_a_prompt_share_a_side(question, seed):
 def test_other_prompts_have_other_keys():
     system = {"role": "system", "content": "a"}
     different = [
-        row("a"), row("b"), {"text": "a"}, {"prompt": [system, {"role": "user", "content": "a"}]},
-        {"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "a"}]}]
+        row("a"),
+        row("b"),
+        {"text": "a"},
+        {"prompt": [system, {"role": "user", "content": "a"}]},
+        {
+            "prompt": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "b"},
+                {"role": "user", "content": "a"},
+            ]
+        },
+    ]
     assert len({prompt_key(each) for each in different}) == len(different)
 
 
-ROWS = st.lists(st.builds(row, st.sampled_from("abcde"), st.sampled_from("xy"), st.sampled_from(["s@1", "s@2"]), st.integers(1, 9)), max_size=30)
+ROWS = st.lists(
+    st.builds(row, st.sampled_from("abcde"), st.sampled_from("xy"), st.sampled_from(["s@1", "s@2"]), st.integers(1, 9)),
+    max_size=30,
+)
 
 
 @given(rows=ROWS, held_out=st.sets(st.sampled_from("abcde")))

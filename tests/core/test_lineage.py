@@ -1,0 +1,241 @@
+"""Laws of the graph: a change re-makes exactly what depends on it."""
+
+import pytest
+import yaml
+
+from ft_assets.core import lineage
+from ft_assets.core.lineage import MODEL_ASSETS, Inputs, model_stages, raw_stage, validated_stage
+from ft_assets.recipes.load import SHIPPED
+from ft_assets.recipes.schema import Recipe, Source
+
+PUBLISHED = {"published_model"}
+EVALUATED = {"evaluation", "eval_report"} | PUBLISHED
+MERGED = {"merged_model", "quantized_model"} | EVALUATED
+SFT = {"sft_adapter", "reward_model", "policy"} | MERGED
+TRAINED = {"cpt_adapter"} | SFT
+SPLITS = {"tokenized_splits"} | TRAINED
+
+
+def shipped(name):
+    return yaml.safe_load((SHIPPED / f"{name}.yaml").read_text())
+
+
+def changed_document(document, path, value):
+    """A copy with one field set; ``path`` is dotted."""
+    key, _, rest = path.partition(".")
+    inner = changed_document(document.get(key) or {}, rest, value) if rest else value
+    return {**document, key: inner}
+
+
+def stages(document, base_content="b0", **more):
+    recipe = Recipe.model_validate(document)
+    validated = {
+        role: {f"{name}@2026-01": f"{role}-{name}" for name in names} for role, names in recipe.data.sources().items()
+    }
+    for role, batches in more.items():
+        validated[role] = batches
+    return model_stages(recipe, Inputs(validated, "base-artifact", base_content))
+
+
+def remade(before, after):
+    """Names whose fingerprint differs, the plan aside: it costs nothing and follows the whole recipe."""
+    assert set(before) == set(after)
+    return {name for name in before if before[name].fingerprint != after[name].fingerprint} - {"training_plan"}
+
+
+@pytest.fixture
+def demo():
+    return shipped("demo")
+
+
+def test_every_asset_has_a_stage(demo):
+    assert set(stages(demo)) == {*MODEL_ASSETS, "evaluation"}
+
+
+def test_equal_inputs_give_equal_fingerprints(demo):
+    assert {n: s.fingerprint for n, s in stages(demo).items()} == {
+        n: s.fingerprint for n, s in stages(shipped("demo")).items()
+    }
+
+
+def test_two_stages_never_share_a_fingerprint_unless_one_passes(demo):
+    found = [stage.fingerprint for stage in stages(demo).values()]
+    assert len(set(found)) == len(found)
+
+
+def test_each_input_of_a_stage_is_a_stage_or_came_in(demo):
+    found = stages(demo)
+    known = {stage.fingerprint for stage in found.values()}
+    for stage in found.values():
+        for role, (name, digest) in stage.upstream.items():
+            assert digest in known or name == "validated_dataset", (stage.name, role)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("processes", 4),
+        ("device", "cuda"),
+        ("device", "cpu"),
+        ("memory_gib", 640),
+        ("threads_per_process", 3),
+        ("usd_per_hour", 98.5),
+        ("zero_stage", 3),
+        ("checkpoint_every_steps", 7),
+        ("evaluation_batch_size", 1),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["demo", "demo_rloo"])
+def test_hardware_changes_no_fingerprint(recipe, field, value):
+    document = shipped(recipe)
+    assert remade(stages(document), stages(changed_document(document, f"hardware.{field}", value))) == set()
+
+
+def test_hardware_changes_the_plan(demo):
+    before, after = stages(demo), stages(changed_document(demo, "hardware.processes", 4))
+    assert before["training_plan"].fingerprint != after["training_plan"].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("seed", 18, SPLITS),
+        ("data.max_length", 128, SPLITS),
+        ("data.overlong", "error", SPLITS),
+        ("data.split.test", 0.1, SPLITS),
+        ("data.max_train_rows", 5, SPLITS),
+        ("adapter.r", 8, TRAINED),
+        ("adapter.target_modules", ["q_proj"], TRAINED),
+        ("cpt.learning_rate", 1e-5, TRAINED),
+        ("cpt.global_batch_size", 2, TRAINED),
+        ("sft.learning_rate", 1e-5, SFT),
+        ("sft.max_steps", 1, SFT),
+        ("reward.learning_rate", 1e-5, {"reward_model", "eval_report"} | PUBLISHED),
+        ("policy.learning_rate", 1e-6, {"policy"} | MERGED),
+        ("policy.beta", 0.2, {"policy"} | MERGED),
+        ("quantize", ["nf4"], {"quantized_model"} | EVALUATED),
+        ("evaluation.metric", "exact_match", EVALUATED),
+        ("evaluation.max_new_tokens", 9, EVALUATED),
+        ("evaluation.bootstrap_samples", 100, EVALUATED),
+        ("evaluation.max_rows", 9, EVALUATED),
+        ("evaluation.few_shot", 4, EVALUATED),
+        ("publish.to", "elsewhere", PUBLISHED),
+        ("name", "other", {"eval_report"} | PUBLISHED),
+        ("description", "Other words.", set()),
+    ],
+)
+def test_a_changed_field_re_makes_exactly_its_descendants(demo, field, value, expected):
+    assert remade(stages(demo), stages(changed_document(demo, field, value))) == expected
+
+
+def test_the_order_of_a_list_that_is_a_set_changes_nothing(demo):
+    assert remade(stages(demo), stages({**demo, "quantize": ["int8", "nf4"]})) == set()
+
+
+def test_a_new_batch_re_makes_all_that_follows_the_splits(demo):
+    batches = {"demo_entities@2026-01": "sft-demo_entities", "demo_entities@2026-02": "new"}
+    assert remade(stages(demo), stages(demo, sft=batches)) == SPLITS
+
+
+def test_the_order_of_batches_changes_nothing(demo):
+    batches = {"demo_entities@2026-02": "two", "demo_entities@2026-01": "one"}
+    assert remade(stages(demo, sft=batches), stages(demo, sft=dict(reversed(batches.items())))) == set()
+
+
+def test_the_same_batch_in_another_role_is_another_input(demo):
+    batch = {"x@1": "digest"}
+    assert remade(stages(demo, test=batch, out_of_domain={}), stages(demo, test={}, out_of_domain=batch)) == SPLITS
+
+
+def test_another_base_re_makes_everything(demo):
+    assert remade(stages(demo), stages(demo, base_content="b1")) == SPLITS
+
+
+def test_the_reward_recipe_reaches_an_online_policy_only(demo):
+    for document, reached in ((demo, False), (shipped("demo_rloo"), True)):
+        after = remade(stages(document), stages(changed_document(document, "reward.learning_rate", 1e-6)))
+        assert "reward_model" in after
+        assert ("policy" in after, "merged_model" in after) == (reached, reached)
+
+
+def without(document, *names):
+    return {key: value for key, value in document.items() if key not in names}
+
+
+@pytest.mark.parametrize(
+    ("omitted", "stage", "stands_in"),
+    [
+        (["cpt"], "cpt_adapter", "base_model"),
+        (["sft"], "sft_adapter", "cpt_adapter"),
+        (["reward"], "reward_model", "sft_adapter"),
+        (["policy"], "policy", "sft_adapter"),
+        (["quantize"], "quantized_model", "merged_model"),
+        (["sft", "policy", "reward"], "policy", "cpt_adapter"),
+        (["cpt", "sft"], "sft_adapter", "base_model"),
+    ],
+)
+def test_an_omitted_stage_passes_its_input_through(demo, omitted, stage, stands_in):
+    found = stages(without(demo, *omitted))
+    assert found[stage].passes == found[stage].made_by == stands_in
+    assert found[stage].fingerprint == found[stands_in].fingerprint
+    assert all(entry[0] != stage for each in found.values() for entry in each.upstream.values()), "it was never made"
+
+
+def test_a_stage_continues_the_adapter_before_it(demo):
+    found = stages(demo)
+    assert "adapter" not in found["cpt_adapter"].upstream
+    for name, parent in (
+        ("sft_adapter", "cpt_adapter"),
+        ("reward_model", "sft_adapter"),
+        ("policy", "sft_adapter"),
+        ("merged_model", "policy"),
+    ):
+        assert found[name].upstream["adapter"] == (parent, found[parent].fingerprint)
+    assert "adapter" not in stages(without(demo, "cpt"))["sft_adapter"].upstream
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        ("sft_adapter", SFT),
+        ("tokenized_splits", SPLITS),
+        ("quantized_model", {"quantized_model"} | EVALUATED),
+        ("evaluation", EVALUATED),
+    ],
+)
+def test_new_code_re_makes_its_stage_and_what_follows(demo, monkeypatch, stage, expected):
+    before = stages(demo)
+    monkeypatch.setitem(lineage.CODE_VERSIONS, stage, "next")
+    assert remade(before, stages(demo)) == expected
+
+
+SOURCE = {"kind": "instruction", "format": "alpaca", "location": "here", "licence": "MIT"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "changes"),
+    [
+        ("location", "elsewhere", False),
+        ("description", "words", False),
+        ("licence", "CC0-1.0", False),
+        ("max_quarantined_share", 0.1, False),
+        ("format", "messages", True),
+        ("columns", {"output": "answer"}, True),
+        ("personal_data", "keep", True),
+        ("min_characters", 2, True),
+        ("max_characters", 9, True),
+    ],
+)
+def test_a_source_field_re_validates_only_if_it_can_change_a_row(field, value, changes):
+    before, after = (validated_stage(Source(**body), "raw") for body in (SOURCE, {**SOURCE, field: value}))
+    assert (before.fingerprint != after.fingerprint) == changes
+
+
+def test_a_raw_batch_is_its_files():
+    source = Source(**SOURCE)
+    first = raw_stage("a", source, {"x": "1", "y": "2"})
+    assert first.fingerprint == raw_stage("a", source, {"y": "2", "x": "1"}).fingerprint
+    different = [
+        raw_stage("a", source, files) for files in ({"x": "1"}, {"x": "2", "y": "1"}, {"z": "1", "y": "2"}, {})
+    ]
+    assert len({first.fingerprint, *(stage.fingerprint for stage in different)}) == 5

@@ -1,0 +1,267 @@
+"""Laws of the plan: what it reads of a model, what it says fits, and what it refuses."""
+
+import json
+import re
+import struct
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ft_assets.core.errors import FineTuneError
+from ft_assets.core.plan import (
+    GIB,
+    MARGIN,
+    Shape,
+    lora_parameters,
+    plan_recipe,
+    read_safetensors_header,
+    read_shape,
+    training_steps,
+)
+from ft_assets.recipes.load import SHIPPED
+from ft_assets.recipes.schema import Recipe, Training
+
+TENSORS = {
+    "model.embed_tokens.weight": [100, 8],
+    "model.layers.0.self_attn.q_proj.weight": [8, 8],
+    "model.layers.0.self_attn.v_proj.weight": [4, 8],
+    "model.layers.0.mlp.up_proj.weight": [32, 8],
+    "model.layers.0.mlp.down_proj.weight": [8, 32],
+    "model.layers.0.input_layernorm.weight": [8],
+    "model.norm.weight": [8],
+}
+
+
+def safetensors(tensors=TENSORS, **more):
+    header, offset = dict(more), 0
+    for name, shape in tensors.items():
+        size = 2
+        for side in shape:
+            size *= side
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(offset)
+
+
+@pytest.fixture
+def model(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 100}))
+    (tmp_path / "model.safetensors").write_bytes(safetensors(__metadata__={"format": "pt"}))
+    return tmp_path
+
+
+def test_a_header_is_read(model):
+    header = read_safetensors_header(model / "model.safetensors")
+    assert {name: entry["shape"] for name, entry in header.items()} == TENSORS
+
+
+GOOD = safetensors()
+FAULTS = {
+    "empty": b"",
+    "seven bytes": GOOD[:7],
+    "length only": GOOD[:8],
+    "cut in the header": GOOD[:100],
+    "cut in the data": GOOD[:-1],
+    "length 0": struct.pack("<Q", 0) + GOOD[8:],
+    "length of 2^63": struct.pack("<Q", 2**63) + GOOD[8:],
+    "length past the end": struct.pack("<Q", len(GOOD)) + GOOD[8:],
+    "not JSON": struct.pack("<Q", 5) + b"hello" + bytes(9),
+    "not UTF-8": struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc",
+    "a list": struct.pack("<Q", 2) + b"[]",
+    "a number": struct.pack("<Q", 2) + b"12",
+    "a deep nest": struct.pack("<Q", 200_000) + b"[" * 200_000,
+    "a pickle": b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00" + bytes(99),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_header_is_refused_by_name(tmp_path, fault):
+    (tmp_path / "model.safetensors").write_bytes(FAULTS[fault])
+    with pytest.raises(FineTuneError, match=r"model\.safetensors"):
+        read_safetensors_header(tmp_path / "model.safetensors")
+
+
+def test_a_shape_is_what_the_tensors_add_up_to(model):
+    shape = read_shape(model)
+    assert shape.parameters == 100 * 8 + 8 * 8 + 4 * 8 + 32 * 8 + 8 * 32 + 8 + 8
+    assert (shape.hidden, shape.layers, shape.vocabulary) == (8, 1, 100)
+    assert sorted(name.rsplit(".", 1)[-1] for name in shape.linear) == ["down_proj", "q_proj", "up_proj", "v_proj"]
+
+
+def test_shards_count_once_each(model):
+    names = list(TENSORS)
+    whole = read_shape(model)
+    (model / "model.safetensors").unlink()
+    for number, part in enumerate((names[:4], names[3:])):
+        (model / f"model-{number}.safetensors").write_bytes(safetensors({name: TENSORS[name] for name in part}))
+    assert read_shape(model) == whole
+
+
+@pytest.mark.parametrize(
+    ("target", "count"),
+    [
+        ("all-linear", 3 * ((8 + 8) + (4 + 8) + (32 + 8) + (8 + 32))),
+        (["q_proj"], 3 * (8 + 8)),
+        (["q_proj", "v_proj"], 3 * (8 + 8) + 3 * (4 + 8)),
+        (["self_attn.q_proj"], 3 * (8 + 8)),
+        (r".*\.(q|v)_proj", 3 * (8 + 8) + 3 * (4 + 8)),
+    ],
+    ids=str,
+)
+def test_lora_parameters_by_hand(model, target, count):
+    """PEFT's rule: a list holds names or endings after a dot, one text is a regular expression for the whole name."""
+    assert lora_parameters(read_shape(model), 3, target) == count
+
+
+@pytest.mark.parametrize("target", [["qproj"], ["proj"], [], "gate_up_proj", "q_proj_and_more"], ids=str)
+def test_an_adapter_that_matches_nothing_is_refused(model, target):
+    with pytest.raises(FineTuneError, match="target_modules") as raised:
+        lora_parameters(read_shape(model), 3, target)
+    assert "q_proj" in str(raised.value)
+
+
+LAYER = {
+    "q_proj": (576, 576),
+    "k_proj": (192, 576),
+    "v_proj": (192, 576),
+    "o_proj": (576, 576),
+    "gate_proj": (1536, 576),
+    "up_proj": (1536, 576),
+    "down_proj": (576, 1536),
+}
+SMALL = Shape(
+    134_515_008, 576, 30, 49_152, {f"model.layers.{n}.{name}": size for n in range(30) for name, size in LAYER.items()}
+)
+SPLITS = {part: {"rows": 400, "tokens": 40_000, "longest": 200} for part in ("cpt", "sft", "preference")}
+
+
+def recipe(**hardware):
+    document = yaml.safe_load((SHIPPED / "demo.yaml").read_text())
+    return Recipe.model_validate({**document, "hardware": {**document["hardware"], **hardware}})
+
+
+def with_batch(size, **hardware):
+    document = recipe(**hardware).model_dump(exclude_none=True)
+    for stage in ("cpt", "sft", "reward", "policy"):
+        document[stage]["global_batch_size"] = size
+    return Recipe.model_validate(document)
+
+
+@given(per_process=st.integers(1, 64), memory_gib=st.floats(3, 200), processes=st.integers(1, 8))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_every_row_of_a_global_batch_is_seen_once_per_step(per_process, memory_gib, processes):
+    for plan in plan_recipe(
+        with_batch(per_process * processes, memory_gib=memory_gib, processes=processes), SMALL, SPLITS, "cpu"
+    ):
+        assert plan.micro_batch * plan.gradient_accumulation_steps * plan.processes == per_process * processes
+        assert plan.processes == processes
+
+
+@given(memory_gib=st.floats(3, 200), device=st.sampled_from(["cpu", "cuda"]))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_what_is_planned_fits(memory_gib, device):
+    for plan in plan_recipe(with_batch(64, memory_gib=memory_gib), SMALL, SPLITS, device):
+        assert (
+            plan.weights_bytes + plan.trainable_bytes + plan.activations_bytes
+            < plan.peak_bytes
+            <= memory_gib * GIB * MARGIN
+        )
+
+
+def micro_batches(wanted):
+    try:
+        return [plan.micro_batch for plan in plan_recipe(wanted, SMALL, SPLITS, "cpu")]
+    except FineTuneError:
+        return [0] * 4
+
+
+@given(memory_gib=st.floats(0.5, 100), more=st.floats(0, 100), batch=st.integers(1, 48))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_more_memory_never_makes_a_micro_batch_smaller(memory_gib, more, batch):
+    less, greater = (micro_batches(with_batch(batch, memory_gib=size)) for size in (memory_gib, memory_gib + more))
+    assert all(small <= large for small, large in zip(less, greater, strict=True))
+
+
+def test_longer_rows_want_more_memory():
+    long = {part: {**found, "longest": 2000} for part, found in SPLITS.items()}
+    for short, longer in zip(
+        plan_recipe(with_batch(1), SMALL, SPLITS, "cpu"),
+        plan_recipe(with_batch(1, memory_gib=99), SMALL, long, "cpu"),
+        strict=True,
+    ):
+        assert longer.peak_bytes > short.peak_bytes
+
+
+def test_pairs_want_twice_the_activations():
+    by_stage = {plan.stage: plan for plan in plan_recipe(with_batch(1), SMALL, SPLITS, "cpu")}
+    assert (
+        by_stage["reward"].activations_bytes
+        == by_stage["policy"].activations_bytes
+        == 2 * by_stage["sft"].activations_bytes
+    )
+
+
+def test_only_the_stages_of_the_recipe_are_planned():
+    document = {key: value for key, value in recipe().model_dump().items() if key not in ("cpt", "reward")}
+    found = plan_recipe(Recipe.model_validate(document), SMALL, SPLITS, "cpu")
+    assert [plan.stage for plan in found] == ["sft", "policy"]
+
+
+@pytest.mark.parametrize("memory_gib", [0.1, 1, 1.5])
+@pytest.mark.parametrize("stage", ["cpt", "sft"])
+def test_a_plan_that_does_not_fit_is_refused_and_the_memory_it_names_does(stage, memory_gib):
+    def planned(size):
+        document = {
+            **recipe(memory_gib=size).model_dump(),
+            **dict.fromkeys({"cpt", "sft", "reward", "policy"} - {stage}),
+        }
+        return plan_recipe(Recipe.model_validate(document), SMALL, SPLITS, "cpu")
+
+    with pytest.raises(FineTuneError, match=f"^{stage}: one row of 200 tokens") as raised:
+        planned(memory_gib)
+    text = str(raised.value)
+    assert "data.max_length" in text
+    assert "base_model" in text
+    enough = int(re.search(r"hardware\.memory_gib: (\d+)", text).group(1))
+    assert [plan.stage for plan in planned(enough)] == [stage]
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused():
+    with pytest.raises(FineTuneError, match=r"global_batch_size 4 .*processes 3"):
+        plan_recipe(recipe(processes=3), SMALL, SPLITS, "cpu")
+
+
+@pytest.mark.parametrize(("processes", "wanted", "stage"), [(1, "auto", 0), (2, "auto", 2), (2, 3, 3), (1, 1, 1)])
+def test_zero_stage_is_chosen_or_taken(processes, wanted, stage):
+    assert {
+        plan.zero_stage for plan in plan_recipe(recipe(processes=processes, zero_stage=wanted), SMALL, SPLITS, "cpu")
+    } == {stage}
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "epochs", "max_steps", "steps"),
+    [
+        (8, 8, 1, None, 1),
+        (9, 8, 1, None, 2),
+        (7, 8, 1, None, 1),
+        (16, 8, 3, None, 6),
+        (9, 8, 1.5, None, 3),
+        (100, 8, 0.01, None, 1),
+        (100, 8, 1, 5, 5),
+        (8, 8, 1, 5, 5),
+    ],
+)
+def test_steps_are_those_of_the_trainer(rows, batch, epochs, max_steps, steps):
+    """In transformers a positive ``max_steps`` overrides the epochs, both ways."""
+    settings = Training(learning_rate=1e-4, global_batch_size=batch, num_train_epochs=epochs, max_steps=max_steps)
+    assert training_steps(rows, settings) == steps
+
+
+def test_cost_is_time_at_the_price():
+    free, paid = (plan_recipe(recipe(usd_per_hour=price), SMALL, SPLITS, "cpu") for price in (0, 36))
+    assert [plan.cost_usd for plan in free] == [0] * 4
+    for plan in paid:
+        assert plan.cost_usd == pytest.approx(plan.seconds * 0.01, rel=0.01, abs=1e-3)

@@ -1,0 +1,232 @@
+"""Laws of the ``ft`` command: its exit codes, what it prints where, and that reading creates nothing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from ft_assets.core.lineage import MODEL_ASSETS
+from ft_assets.recipes.load import SHIPPED, load_catalog
+
+OWN = ("FT_HOME", "FT_STORE", "FT_RECIPES", "FT_CACHE", "FT_WANDB", "WANDB_API_KEY", "DAGSTER_HOME")
+
+
+@pytest.fixture
+def ft(tmp_path):
+    """Runs ``ft`` as a shell would, in an empty folder, with a home that does not exist yet."""
+    (tmp_path / "here").mkdir()
+
+    def run(*arguments, program=("-m", "ft_assets.cli"), **environment):
+        env = {key: value for key, value in os.environ.items() if key not in OWN}
+        env |= {"FT_HOME": str(tmp_path / "home"), "FT_CACHE": str(tmp_path / "cache"), **environment}
+        return subprocess.run(
+            [sys.executable, *program, *arguments],
+            cwd=tmp_path / "here",
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+@pytest.fixture
+def created(tmp_path):
+    """What lies in the folders after a command, besides what a test put there."""
+    return lambda: sorted(path.name for path in [*tmp_path.glob("*"), *tmp_path.glob("here/*")]) != ["here"]
+
+
+def bad_recipe(folder):
+    document = yaml.safe_load((SHIPPED / "demo.yaml").read_text())
+    del document["seed"]
+    document["name"] = "bad"
+    document["adapter"]["r"] = 0
+    document["sft"]["learning_rte"] = 1
+    file = folder / "bad.yaml"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+FIELDS = ("seed", "adapter.r", "sft.learning_rte")
+
+
+def test_checking_a_bad_recipe_prints_every_problem_and_creates_nothing(ft, tmp_path, created):
+    (tmp_path / "here" / "in").mkdir()
+    file = bad_recipe(tmp_path / "here" / "in")
+    done = ft("recipe", "check", "in/bad.yaml")
+    assert (done.returncode, done.stdout) == (2, "")
+    for field in FIELDS:
+        assert [line for line in done.stderr.splitlines() if f"{file}:" in line and f" {field}: " in line], field
+    assert "did you mean" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
+
+
+def test_checking_a_bad_recipe_as_json(ft, tmp_path):
+    file = bad_recipe(tmp_path / "here")
+    done = ft("recipe", "check", str(file), "--json")
+    assert done.returncode == 2
+    found = json.loads(done.stdout)
+    assert found["ok"] is False
+    assert {problem["field"] for problem in found["problems"]} == set(FIELDS)
+    lines = file.read_text().splitlines()
+    for problem in found["problems"]:
+        assert problem["file"] == str(file)
+        assert problem["field"] == "seed" or problem["field"].rpartition(".")[2] in lines[problem["line"] - 1]
+
+
+def test_checking_finds_faults_of_every_kind_at_once(ft, tmp_path):
+    document = yaml.safe_load((SHIPPED / "demo.yaml").read_text())
+    document |= {"name": "bad", "base_model": "nowhere"}
+    document["data"]["cpt"] = ["demo_txt"]
+    document["adapter"]["r"] = 0
+    (tmp_path / "here" / "bad.yaml").write_text(yaml.safe_dump(document))
+    done = ft("recipe", "check", "bad.yaml", "--json")
+    assert done.returncode == 2
+    assert {problem["field"] for problem in json.loads(done.stdout)["problems"]} == {
+        "adapter.r",
+        "data.cpt[0]",
+        "base_model",
+    }
+
+
+def test_checking_a_good_recipe(ft, created):
+    plain, as_json = (
+        ft("recipe", "check", str(SHIPPED / "demo.yaml")),
+        ft("recipe", "check", str(SHIPPED / "demo.yaml"), "--json"),
+    )
+    assert (plain.returncode, as_json.returncode) == (0, 0)
+    assert "Next: ft run" in plain.stdout
+    assert json.loads(as_json.stdout) == {"ok": True, "problems": []}
+    assert not created()
+
+
+def test_checking_a_file_that_is_not_there(ft, created):
+    done = ft("recipe", "check", "nowhere.yaml")
+    assert done.returncode == 2
+    assert "nowhere.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not created()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "nosuch"),
+        ("run", "demmo"),
+        ("run", "nowhere.yaml"),
+        ("run", "demo", "--until", "nosuch"),
+        ("plan", "nosuch"),
+        ("status", "nosuch"),
+    ],
+)
+def test_bad_input_exits_2_in_words_and_creates_nothing(ft, created, arguments):
+    done = ft(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert arguments[-1].removesuffix(".yaml") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not created()
+
+
+def test_a_near_miss_is_suggested(ft):
+    assert "did you mean demo?" in ft("run", "demmo").stderr
+
+
+def test_a_bad_setting_exits_2_in_words(ft, created):
+    done = ft("sources", FT_WANDB="maybe")
+    assert done.returncode == 2
+    assert "FT_WANDB" in done.stderr
+    assert "offline, online, disabled" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not created()
+
+
+def test_sources_as_json_names_each_batch(ft, created):
+    done = ft("sources", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    known = load_catalog([SHIPPED])
+    expected = {(name, batch) for name in known.sources for batch in known.batches(name)}
+    rows = json.loads(done.stdout)
+    assert {(row["source"], row["batch"]) for row in rows} == expected
+    assert {row["state"] for row in rows} == {"new"}
+    assert all(row["licence"] and row["kind"] for row in rows)
+    assert not created()
+
+
+def test_status_as_json_names_each_recipe(ft, created):
+    done = ft("status", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    states = json.loads(done.stdout)
+    assert set(states) == set(load_catalog([SHIPPED]).recipes)
+    for entries in states.values():
+        assert {entry["status"] for entry in entries} == {"absent"}
+        assert entries[0]["asset"] == "base_model"
+    assert not created()
+
+
+def test_a_plan_without_artifacts_exits_3_and_says_the_next_command(ft, created):
+    done = ft("plan", "demo")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "base_model" in done.stderr
+    assert "ft run demo --until base_model" in done.stderr
+    assert not created()
+
+
+def test_a_recipe_of_ones_own_folder_is_found(ft, tmp_path):
+    (tmp_path / "here" / "recipes").mkdir()
+    document = yaml.safe_load((SHIPPED / "demo.yaml").read_text()) | {"name": "mine"}
+    (tmp_path / "here" / "recipes" / "mine.yaml").write_text(yaml.safe_dump(document))
+    assert "mine" in json.loads(ft("status", "--json").stdout)
+    done = ft("recipe", "check", "recipes/mine.yaml", "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, True)
+
+
+HEAVY = (
+    "dagster",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "deepspeed",
+    "datasets",
+    "bitsandbytes",
+    "wandb",
+    "matplotlib",
+)
+LOOK = f"""
+import sys
+from ft_assets.cli import main
+try:
+    main()
+finally:
+    print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("sources",), ("status",), ("plan", "demo"), ("recipe", "check", str(SHIPPED / "demo.yaml")), ("--help",)],
+    ids=" ".join,
+)
+def test_reading_loads_nothing_heavy(ft, arguments):
+    done = ft(*arguments, program=("-c", LOOK))
+    assert done.returncode == (3 if arguments[0] == "plan" else 0)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_help_names_every_command(ft):
+    done = ft("--help")
+    assert done.returncode == 0
+    for command in ("run", "plan", "status", "sources", "recipe"):
+        assert f" {command} " in done.stdout
+
+
+def test_until_names_the_assets_there_are(ft):
+    done = ft("run", "demo", "--until", "nosuch")
+    assert done.returncode == 2
+    for asset in MODEL_ASSETS:
+        assert asset in done.stderr

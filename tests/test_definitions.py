@@ -1,0 +1,51 @@
+"""What Dagster loads: fast, light and whole."""
+
+import subprocess
+import sys
+import time
+
+from conftest import ROOT
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "deepspeed",
+    "bitsandbytes",
+    "datasets",
+    "wandb",
+    "matplotlib",
+    "kubernetes",
+)
+
+
+def test_definitions_load_in_under_three_seconds_without_heavy_libraries(tmp_path) -> None:
+    code = f"import definitions, sys; print([m for m in {HEAVY!r} if m in sys.modules])"
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    seconds = time.monotonic() - started
+    assert done.stdout.strip() == "[]"
+    assert seconds < 3
+
+
+def test_dg_accepts_the_project() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster_dg_cli.cli", "check", "defs", "--no-check-yaml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_assets_say_what_they_are() -> None:
+    from definitions import defs
+
+    for spec in defs.resolve_all_asset_specs():
+        assert spec.description, spec.key
+        assert spec.owners, spec.key
+        assert spec.kinds, spec.key
+        assert spec.code_version, spec.key
+        assert spec.group_name in ("data", "model", "release")
+    assert {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")} == {"ingest", "fine_tune"}

@@ -1,0 +1,156 @@
+"""The whole graph, really run through Dagster on a tiny model: made once, then reused, re-made and told the truth about."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Workshop
+
+MODEL_ASSETS = (
+    "base_model",
+    "tokenized_splits",
+    "training_plan",
+    "cpt_adapter",
+    "sft_adapter",
+    "reward_model",
+    "policy",
+    "merged_model",
+    "quantized_model",
+    "eval_report",
+    "published_model",
+)
+
+pytestmark = pytest.mark.graph
+
+
+def test_a_run_makes_every_asset_and_says_where_the_page_is(made: Workshop) -> None:
+    assert {asset for asset, partition in filter(None, made.first) if partition == "tiny"} == set(MODEL_ASSETS)
+    assert {row["status"] for key, row in made.first.items() if key} == {"made"}
+    page = made.first[None]["report"]
+    assert page.endswith(".html")
+    assert "<html" in Path(page).read_text(encoding="utf-8")
+
+
+def test_status_agrees_with_the_store(made: Workshop) -> None:
+    states = made.status()
+    assert set(MODEL_ASSETS) <= set(states)
+    assert {state["status"] for state in states.values()} == {"made"}
+
+
+def test_only_safetensors_hold_weights(made: Workshop) -> None:
+    published = list((made.home / "published").rglob("*.*"))
+    assert any(path.suffix == ".safetensors" for path in published)
+    assert not [path for path in published if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
+
+
+def test_a_second_run_makes_nothing_and_is_quick(made: Workshop, tmp_path) -> None:
+    shop = made.copy(tmp_path)
+    started = time.monotonic()
+    outcome = shop.run()
+    assert {row["status"] for key, row in outcome.items() if key} == {"reused"}
+    assert time.monotonic() - started < 30
+
+
+def test_hardware_forks_nothing_but_the_plan(made: Workshop, tmp_path) -> None:
+    shop = made.copy(tmp_path)
+    shop.edit("checkpoint_every_steps: 2", "checkpoint_every_steps: 3, memory_gib: 16")
+    outcome = shop.run()
+    assert {asset for asset, _ in filter(None, outcome) if outcome[asset, _]["status"] != "reused"} == {"training_plan"}
+
+
+def test_a_flipped_byte_is_named_and_the_artifact_made_again(made: Workshop, tmp_path) -> None:
+    shop = made.copy(tmp_path)
+    weights = shop.artifact("sft_adapter") / "adapter_model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    outcome = shop.run("--until", "sft_adapter")
+    assert outcome["sft_adapter", "tiny"]["status"] == "remade"
+    assert weights.read_bytes() == good
+    assert list((shop.home / "store" / "corrupt" / "sft_adapter").iterdir())
+
+
+def test_new_data_remakes_what_depends_on_it(made: Workshop, tmp_path) -> None:
+    shop = made.copy(tmp_path)
+    shop.write_rows(
+        "rows/two.jsonl",
+        [{"instruction": "List.", "input": "Zed eats.", "output": '{"Zed": "person"}'}, {"instruction": "x"}],
+    )
+    outcome = shop.run("--until", "training_plan")
+    assert outcome["validated_dataset", "tiny_rows@two"]["key_metric"] == "1 kept, 1 quarantined"
+    assert outcome["validated_dataset", "tiny_rows@one"]["status"] == "reused"
+    assert outcome["base_model", "tiny"]["status"] == "reused"
+    assert outcome["tokenized_splits", "tiny"]["status"] == "made"
+    assert shop.status()["sft_adapter"]["status"] == "absent"
+
+
+def test_a_batch_of_bad_rows_stops_the_run_with_exit_code_3(workshop: Workshop) -> None:
+    workshop.write_rows("rows/bad.jsonl", [{"nonsense": 1}] * 9)
+    outcome = workshop.run(code=3)
+    assert ["validated_dataset: quarantine_below_threshold", True] in outcome[None]["checks"]
+    assert ("tokenized_splits", "tiny") not in outcome
+
+
+def test_the_dagster_command_line_materializes_one_asset(made: Workshop, tmp_path) -> None:
+    shop = made.copy(tmp_path)
+    shop.forget("sft_adapter")
+    command = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "asset",
+        "materialize",
+        "-m",
+        "definitions",
+        "--select",
+        "sft_adapter",
+        "--partition",
+        "tiny",
+    ]
+    done = subprocess.run(command, env=shop.env, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert shop.status()["sft_adapter"]["status"] == "made"
+
+
+def test_an_input_that_was_not_made_is_named_with_the_next_command(workshop: Workshop) -> None:
+    workshop.ft("run", "tiny", "--until", "validated_dataset")
+    command = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "asset",
+        "materialize",
+        "-m",
+        "definitions",
+        "--select",
+        "sft_adapter",
+        "--partition",
+        "tiny",
+    ]
+    done = subprocess.run(command, env=workshop.env, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "ft run tiny --until base_model" in done.stderr
+
+
+def test_a_failing_worker_shows_its_own_words(workshop: Workshop, tiny_base, tmp_path) -> None:
+    (workshop.recipes / "base").unlink()
+    copy = workshop.recipes / "base"
+    copy.mkdir()
+    for path in tiny_base.iterdir():
+        if path.name != "chat_template.jinja":
+            (copy / path.name).write_bytes(path.read_bytes())
+    outcome = workshop.run(code=1)
+    asset, message = outcome[None]["failed"][0]
+    assert asset == "tokenized_splits"
+    assert "no chat template" in message
+    assert "exit code 2" in message
+
+
+def test_manifests_tell_what_where_and_how_long(made: Workshop) -> None:
+    manifest = json.loads((made.artifact("sft_adapter") / "manifest.json").read_text())
+    assert manifest["seconds"] > 1
+    assert manifest["versions"]["trl"]
+    assert manifest["metrics"]["steps"] == manifest["execution"]["placement"]["steps"]
+    assert set(manifest["upstream"]) == {"base_model", "tokenized_splits", "adapter"}

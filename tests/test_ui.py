@@ -1,0 +1,76 @@
+"""The Dagster UI in headless Chromium: the lineage shows every asset, a trained asset shows its loss curve."""
+
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browsing import browser
+from conftest import ROOT, Workshop
+from test_graph import MODEL_ASSETS
+from waiting import until
+
+pytestmark = [pytest.mark.graph, pytest.mark.browser]
+
+
+@pytest.fixture(scope="module")
+def webserver(made: Workshop) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "dagster_webserver", "-m", "definitions", "-h", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, env=made.env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, "the webserver ended"
+        try:
+            return urllib.request.urlopen(f"{url}/server_info", timeout=2).status == 200
+        except (urllib.error.URLError, TimeoutError):
+            return False
+
+    try:
+        until(answers, 90, "the webserver's answer")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def screenshot(window, name: str) -> None:
+    """Kept where the environment asks for it, to look at."""
+    if folder := os.environ.get("FT_SCREENSHOTS"):
+        window.save_screenshot(str(Path(folder) / name))
+
+
+def test_the_lineage_shows_every_asset(webserver: str) -> None:
+    with browser(1800, 1000) as window:
+        window.get(f"{webserver}/asset-groups/")
+        wanted = {*MODEL_ASSETS, "raw_corpus", "validated_dataset"}
+        until(
+            lambda: wanted <= set(window.find_element("tag name", "body").text.split()),
+            60,
+            "every asset in the lineage",
+        )
+        screenshot(window, "lineage.png")
+
+
+def test_a_trained_asset_shows_its_loss_curve(webserver: str) -> None:
+    with browser(1800, 1400) as window:
+        window.get(f"{webserver}/assets/sft_adapter?view=partitions&partition=tiny")
+
+        def drawn() -> bool:
+            return bool(
+                window.execute_script(
+                    "return [...document.images].some(i => i.src.startsWith('data:image/png') && i.naturalWidth > 100)"
+                )
+            )
+
+        until(lambda: "loss curve" in window.page_source, 60, "the loss curve's row")
+        until(drawn, 30, "the loss curve's picture")
+        screenshot(window, "sft_adapter.png")
