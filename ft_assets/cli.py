@@ -21,7 +21,9 @@ from ft_assets.recipes.load import Catalog, add_file, named_sources
 from ft_assets.terminal import Screen, print_table
 from resources.environment import Settings, catalog, settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fine-tuning as a lineage graph.", pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Fine-tuning as a lineage graph.", pretty_exceptions_enable=False
+)
 recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipe files.")
 app.add_typer(recipe_app, name="recipe")
 
@@ -31,8 +33,11 @@ GIB = 2**30
 
 
 @app.command()
-def run(recipe: RecipeArgument, until: Annotated[str | None, typer.Option(help="Stop after this asset.")] = None,
-        as_json: AsJson = False) -> None:
+def run(
+    recipe: RecipeArgument,
+    until: Annotated[str | None, typer.Option(help="Stop after this asset.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Bring a recipe up to date: reuse what is finished, resume what is partial, make what is absent."""
     found, known, name = _open(recipe)
     assets = ("raw_corpus", "validated_dataset", *MODEL_ASSETS)
@@ -49,18 +54,31 @@ def run(recipe: RecipeArgument, until: Annotated[str | None, typer.Option(help="
 
 
 def _print_outcome(outcome: Any, found: Settings, name: str) -> None:
-    rows = [[row.asset, row.partition, row.status, f"{row.seconds:.1f}", row.key_metric, f"{row.cost_usd:.4f}"] for row in outcome.rows]
-    print_table(f"recipe {name}", ["asset", "partition", "status", "seconds", "key metric", "USD"], rows, right=("seconds", "USD"))
+    rows = [
+        [row.asset, row.partition, row.status, f"{row.seconds:.1f}", row.key_metric, f"{row.cost_usd:.4f}"]
+        for row in outcome.rows
+    ]
+    print_table(
+        f"recipe {name}",
+        ["asset", "partition", "status", "seconds", "key metric", "USD"],
+        rows,
+        right=("seconds", "USD"),
+    )
     if outcome.interrupted:
         print(f"\nCancelled. `ft run {name}` resumes where it stopped.")
     elif outcome.failed:
         print(f"\n{outcome.failed[0][0]} failed; the cause is above. `ft run {name}` resumes where it stopped.")
     elif outcome.exit_code == 3:
-        print("\nA blocking check failed, so nothing after it ran: " + ", ".join(check for check, blocking in outcome.checks if blocking))
+        print(
+            "\nA blocking check failed, so nothing after it ran: "
+            + ", ".join(check for check, blocking in outcome.checks if blocking)
+        )
     else:
         if outcome.report:
             print(f"\nevaluation page: {outcome.report}")
-        print(f"Dagster UI:      DAGSTER_HOME={found.dagster_home} {Path(sys.executable).parent / 'dagster'} dev -m definitions")
+        print(
+            f"Dagster UI:      DAGSTER_HOME={found.dagster_home} {Path(sys.executable).parent / 'dagster'} dev -m definitions"
+        )
 
 
 @app.command()
@@ -71,15 +89,30 @@ def plan(recipe: RecipeArgument, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([vars(entry) for entry in planned], indent=1))
         return
-    rows = [[p.stage, str(p.processes), f"{p.micro_batch} x {p.gradient_accumulation_steps}", str(p.zero_stage), str(p.steps),
-             f"{p.peak_bytes / GIB:.2f}", f"{p.seconds / 60:.1f}", f"{p.cost_usd:.4f}"] for p in planned]
+    rows = [
+        [
+            p.stage,
+            str(p.processes),
+            f"{p.micro_batch} x {p.gradient_accumulation_steps}",
+            str(p.zero_stage),
+            str(p.steps),
+            f"{p.peak_bytes / GIB:.2f}",
+            f"{p.seconds / 60:.1f}",
+            f"{p.cost_usd:.4f}",
+        ]
+        for p in planned
+    ]
     columns = ["stage", "processes", "micro batch", "ZeRO", "steps", "peak GiB", "minutes", "USD"]
     print_table(f"plan of {name}", columns, rows, right=tuple(columns[1:]))
 
 
 @app.command()
-def status(recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's name or file; all without one.")] = None,
-           as_json: AsJson = False) -> None:
+def status(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="A recipe's name or file; all without one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Which artifacts of a recipe are made, partial or absent, as the recipe stands now."""
     found, known, name = _open(recipe) if recipe else (settings(), catalog(settings()), None)
     names = [name] if name else sorted(known.recipes)
@@ -87,7 +120,11 @@ def status(recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help
     if as_json:
         print(json.dumps(states, indent=1))
         return
-    rows = [[each, *(entry[key] for key in ("asset", "status", "fingerprint", "made"))] for each in names for entry in states[each]]
+    rows = [
+        [each, *(entry[key] for key in ("asset", "status", "fingerprint", "made"))]
+        for each in names
+        for entry in states[each]
+    ]
     print_table("", ["recipe", "asset", "status", "fingerprint", "made"], rows)
 
 
@@ -99,8 +136,15 @@ def _states(store: ArtifactStore, known: Catalog, name: str) -> list[dict[str, s
     except MissingInput as error:
         base = base_of(known, known.recipe(name))
         made = store.lookup("base_model", base.fingerprint) is not None
-        return [{"asset": "base_model", "status": "made" if made else "absent", "fingerprint": base.fingerprint[:12], "made": ""},
-                {"asset": "the rest", "status": "absent", "fingerprint": "", "made": str(error)}]
+        return [
+            {
+                "asset": "base_model",
+                "status": "made" if made else "absent",
+                "fingerprint": base.fingerprint[:12],
+                "made": "",
+            },
+            {"asset": "the rest", "status": "absent", "fingerprint": "", "made": str(error)},
+        ]
     states = []
     for asset, stage in stages.items():
         try:
@@ -146,7 +190,12 @@ def _batch_state(store: ArtifactStore, known: Catalog, key: str) -> dict[str, An
     if manifest is None:
         return {"state": "ingested", "kept": "", "quarantined": "", "reasons": {}}
     metrics = manifest.metrics
-    return {"state": "validated", "kept": metrics["rows_kept"], "quarantined": metrics["quarantined"], "reasons": metrics["reasons"]}
+    return {
+        "state": "validated",
+        "kept": metrics["rows_kept"],
+        "quarantined": metrics["quarantined"],
+        "reasons": metrics["reasons"],
+    }
 
 
 @recipe_app.command("check")

@@ -171,7 +171,9 @@ class _Runner:
             self._failed(event)
 
     def _materialized(self, event: dg.DagsterEvent, partition: str) -> None:
-        metadata: dict[str, Any] = {key: value.value for key, value in event.step_materialization_data.materialization.metadata.items()}
+        metadata: dict[str, Any] = {
+            key: value.value for key, value in event.step_materialization_data.materialization.metadata.items()
+        }
         row = Row(
             str(event.step_key),
             partition,

@@ -199,8 +199,9 @@ class ArtifactStore:
         return target
 
     @contextmanager
-    def write(self, stage: str, fingerprint: str, *, code_version: str, identity: dict[str, Any],
-              upstream: dict[str, str]) -> Iterator[Staging]:
+    def write(
+        self, stage: str, fingerprint: str, *, code_version: str, identity: dict[str, Any], upstream: dict[str, str]
+    ) -> Iterator[Staging]:
         """Stages an artifact and commits it when the block ends without an error.
 
         A second writer of the same fingerprint that finishes later drops its copy: the first stays.
@@ -214,10 +215,18 @@ class ArtifactStore:
             yield staging
             seconds = staging.seconds_before + time.monotonic() - started
             manifest = Manifest(
-                stage=stage, fingerprint=fingerprint, code_version=code_version, identity=identity, upstream=upstream,
-                files=_hash_files(folder), metrics=staging.metrics, execution=staging.execution,
-                versions=staging.versions, seconds=round(seconds, 3),
-                cost_usd=round(seconds / 3600 * staging.usd_per_hour, 6), created_at=time.time(),
+                stage=stage,
+                fingerprint=fingerprint,
+                code_version=code_version,
+                identity=identity,
+                upstream=upstream,
+                files=_hash_files(folder),
+                metrics=staging.metrics,
+                execution=staging.execution,
+                versions=staging.versions,
+                seconds=round(seconds, 3),
+                cost_usd=round(seconds / 3600 * staging.usd_per_hour, 6),
+                created_at=time.time(),
             )
             self._commit(folder, manifest)
         finally:
@@ -279,7 +288,9 @@ class ArtifactStore:
 
     def get_ref(self, kind: str, key: str) -> dict[str, Any] | None:
         try:
-            found: dict[str, Any] = json.loads(self.fs.cat_file(self._key("refs", kind, f"{quote(key, safe='@')}.json")))
+            found: dict[str, Any] = json.loads(
+                self.fs.cat_file(self._key("refs", kind, f"{quote(key, safe='@')}.json"))
+            )
         except FileNotFoundError:
             return None
         return found
@@ -288,7 +299,8 @@ class ArtifactStore:
 def _manifest_text(manifest: Manifest) -> str:
     faults = list(_not_finite(asdict(manifest), "manifest"))
     if faults:
-        raise ValueError(f"{manifest.stage} {manifest.fingerprint[:12]}: {', '.join(faults)}; JSON holds finite numbers only")
+        where = f"{manifest.stage} {manifest.fingerprint[:12]}"
+        raise ValueError(f"{where}: {', '.join(faults)}; JSON holds finite numbers only")
     return json.dumps(asdict(manifest), ensure_ascii=False, indent=1, allow_nan=False)
 
 

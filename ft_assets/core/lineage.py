@@ -12,14 +12,34 @@ from ft_assets.core.canonical import fingerprint
 from ft_assets.recipes.schema import ONLINE_METHODS, Recipe, Source
 
 CODE_VERSIONS = {
-    "raw_corpus": "1", "validated_dataset": "1", "base_model": "1", "tokenized_splits": "1", "training_plan": "1",
-    "cpt_adapter": "1", "sft_adapter": "1", "reward_model": "1", "policy": "1", "merged_model": "1",
-    "quantized_model": "1", "evaluation": "1", "eval_report": "1", "published_model": "1",
+    "raw_corpus": "1",
+    "validated_dataset": "1",
+    "base_model": "1",
+    "tokenized_splits": "1",
+    "training_plan": "1",
+    "cpt_adapter": "1",
+    "sft_adapter": "1",
+    "reward_model": "1",
+    "policy": "1",
+    "merged_model": "1",
+    "quantized_model": "1",
+    "evaluation": "1",
+    "eval_report": "1",
+    "published_model": "1",
 }
 
 MODEL_ASSETS = (
-    "base_model", "tokenized_splits", "training_plan", "cpt_adapter", "sft_adapter", "reward_model", "policy",
-    "merged_model", "quantized_model", "eval_report", "published_model",
+    "base_model",
+    "tokenized_splits",
+    "training_plan",
+    "cpt_adapter",
+    "sft_adapter",
+    "reward_model",
+    "policy",
+    "merged_model",
+    "quantized_model",
+    "eval_report",
+    "published_model",
 )
 
 
@@ -55,7 +75,9 @@ def raw_stage(source_name: str, source: Source, files: Mapping[str, str]) -> Sta
 
 
 def validated_stage(source: Source, raw_fingerprint: str) -> Stage:
-    return make_stage("validated_dataset", {"source": source.identity()}, {"raw_corpus": ("raw_corpus", raw_fingerprint)})
+    return make_stage(
+        "validated_dataset", {"source": source.identity()}, {"raw_corpus": ("raw_corpus", raw_fingerprint)}
+    )
 
 
 def base_stage(identity: dict[str, Any]) -> Stage:
@@ -92,17 +114,23 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     def made(name: str) -> tuple[str, str]:
         return stages[name].made_by, stages[name].fingerprint
 
-    validated = {f"{role}:{key}": ("validated_dataset", digest)
-                 for role, batches in inputs.validated.items() for key, digest in sorted(batches.items())}
+    validated = {
+        f"{role}:{key}": ("validated_dataset", digest)
+        for role, batches in inputs.validated.items()
+        for key, digest in sorted(batches.items())
+    }
     data = recipe.data.model_dump(exclude={"cpt", "sft", "preference", "test", "out_of_domain", "safety"})
     stages["tokenized_splits"] = make_stage(
         "tokenized_splits",
         {"data": data, "seed": recipe.seed, "base_content": inputs.base_content},
-        {"base_model": base, **validated})
+        {"base_model": base, **validated},
+    )
     splits = made("tokenized_splits")
     stages["training_plan"] = make_stage(
-        "training_plan", {"recipe": recipe.model_dump(mode="json", exclude={"description", "publish"})},
-        {"base_model": base, "tokenized_splits": splits})
+        "training_plan",
+        {"recipe": recipe.model_dump(mode="json", exclude={"description", "publish"})},
+        {"base_model": base, "tokenized_splits": splits},
+    )
 
     common = {"seed": recipe.seed, "adapter": recipe.adapter.model_dump(), "max_length": recipe.data.max_length}
     pass_through_parent = base
@@ -110,21 +138,37 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
         if settings is None:
             pass_through(name, pass_through_parent)
         else:
-            add(name, {**common, "training": settings.model_dump()}, base_model=base, tokenized_splits=splits,
-                **_adapter(pass_through_parent))
+            add(
+                name,
+                {**common, "training": settings.model_dump()},
+                base_model=base,
+                tokenized_splits=splits,
+                **_adapter(pass_through_parent),
+            )
         pass_through_parent = made(name)
     sft = made("sft_adapter")
     if recipe.reward is None:
         pass_through("reward_model", sft)
     else:
-        add("reward_model", {**common, "training": recipe.reward.model_dump()}, base_model=base,
-            tokenized_splits=splits, **_adapter(sft))
+        add(
+            "reward_model",
+            {**common, "training": recipe.reward.model_dump()},
+            base_model=base,
+            tokenized_splits=splits,
+            **_adapter(sft),
+        )
     if recipe.policy is None:
         pass_through("policy", sft)
     else:
         online = recipe.policy.method in ONLINE_METHODS
-        add("policy", {**common, "training": recipe.policy.model_dump()}, base_model=base, tokenized_splits=splits,
-            **_adapter(sft), **({"reward_model": made("reward_model")} if online else {}))
+        add(
+            "policy",
+            {**common, "training": recipe.policy.model_dump()},
+            base_model=base,
+            tokenized_splits=splits,
+            **_adapter(sft),
+            **({"reward_model": made("reward_model")} if online else {}),
+        )
     add("merged_model", {}, base_model=base, **_adapter(made("policy")))
     if recipe.quantize:
         add("quantized_model", {"formats": sorted(recipe.quantize)}, merged_model=made("merged_model"))
@@ -144,12 +188,40 @@ def _add_evaluation(add: Any, recipe: Recipe, base: tuple[str, str], splits: tup
     task = {"sft_adapter": recipe.sft, "policy": recipe.policy}
     contestants = {name: made(name) for name, wanted in task.items() if wanted} or {"cpt_adapter": made("cpt_adapter")}
     quantized = {"quantized_model": made("quantized_model")} if recipe.quantize else {}
-    add("evaluation", {"evaluation": recipe.evaluation.model_dump(), "seed": recipe.seed}, base_model=base,
-        tokenized_splits=splits, merged_model=made("merged_model"), **contestants, **quantized)
-    trained = {name: made(name) for name, wanted in (
-        ("cpt_adapter", recipe.cpt), ("sft_adapter", recipe.sft), ("reward_model", recipe.reward),
-        ("policy", recipe.policy)) if wanted}
-    add("eval_report", {"recipe": recipe.name}, evaluation=made("evaluation"), tokenized_splits=splits,
-        base_model=base, merged_model=made("merged_model"), **trained, **quantized)
-    add("published_model", {"to": recipe.publish.to}, eval_report=made("eval_report"),
-        merged_model=made("merged_model"), policy=made("policy"), **quantized)
+    add(
+        "evaluation",
+        {"evaluation": recipe.evaluation.model_dump(), "seed": recipe.seed},
+        base_model=base,
+        tokenized_splits=splits,
+        merged_model=made("merged_model"),
+        **contestants,
+        **quantized,
+    )
+    trained = {
+        name: made(name)
+        for name, wanted in (
+            ("cpt_adapter", recipe.cpt),
+            ("sft_adapter", recipe.sft),
+            ("reward_model", recipe.reward),
+            ("policy", recipe.policy),
+        )
+        if wanted
+    }
+    add(
+        "eval_report",
+        {"recipe": recipe.name},
+        evaluation=made("evaluation"),
+        tokenized_splits=splits,
+        base_model=base,
+        merged_model=made("merged_model"),
+        **trained,
+        **quantized,
+    )
+    add(
+        "published_model",
+        {"to": recipe.publish.to},
+        eval_report=made("eval_report"),
+        merged_model=made("merged_model"),
+        policy=made("policy"),
+        **quantized,
+    )

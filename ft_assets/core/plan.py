@@ -72,7 +72,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
         except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
             raise FineTuneError(f"{path}: safetensors header cannot be read: {error!r:.200}") from error
     if 8 + length + data != size:
-        raise FineTuneError(f"{path}: {size} bytes, its safetensors header promises {8 + length + data}; fetch it again")
+        raise FineTuneError(f"{path}: {size} bytes, its header promises {8 + length + data}; fetch the file again")
     return header
 
 
@@ -81,10 +81,18 @@ def read_shape(folder: Path) -> Shape:
     tensors: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors |= read_safetensors_header(path)
-    linear = {name.removesuffix(".weight"): (entry["shape"][0], entry["shape"][1]) for name, entry in tensors.items()
-              if len(entry["shape"]) == 2 and ".layers." in name}
-    return Shape(sum(math.prod(entry["shape"]) for entry in tensors.values()), int(config["hidden_size"]),
-                 int(config["num_hidden_layers"]), int(config["vocab_size"]), linear)
+    linear = {
+        name.removesuffix(".weight"): (entry["shape"][0], entry["shape"][1])
+        for name, entry in tensors.items()
+        if len(entry["shape"]) == 2 and ".layers." in name
+    }
+    return Shape(
+        sum(math.prod(entry["shape"]) for entry in tensors.values()),
+        int(config["hidden_size"]),
+        int(config["num_hidden_layers"]),
+        int(config["vocab_size"]),
+        linear,
+    )
 
 
 def lora_parameters(shape: Shape, r: int, target_modules: str | list[str]) -> int:
@@ -98,8 +106,10 @@ def lora_parameters(shape: Shape, r: int, target_modules: str | list[str]) -> in
     except re.error as error:
         raise FineTuneError(f"adapter.target_modules {target_modules!r} is no regular expression: {error}") from error
     if not adapted:
-        raise FineTuneError(f"adapter.target_modules {target_modules!r} matches no linear weight of the base model; "
-                            f"it has {', '.join(sorted({name.rsplit('.', 1)[-1] for name in shape.linear}))}")
+        raise FineTuneError(
+            f"adapter.target_modules {target_modules!r} matches no linear weight of the base model; "
+            f"it has {', '.join(sorted({name.rsplit('.', 1)[-1] for name in shape.linear}))}"
+        )
     return sum(r * (rows + columns) for rows, columns in adapted)
 
 
@@ -129,38 +139,60 @@ def plan_recipe(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]],
     return plans
 
 
-def _plan_stage(recipe: Recipe, name: str, settings: Training, shape: Shape, part: dict[str, int], sequences: int,
-                device: str) -> StagePlan:
+def _plan_stage(
+    recipe: Recipe, name: str, settings: Training, shape: Shape, part: dict[str, int], sequences: int, device: str
+) -> StagePlan:
     hardware = recipe.hardware
     if settings.global_batch_size % hardware.processes:
-        raise FineTuneError(f"{name}.global_batch_size {settings.global_batch_size} is no multiple of "
-                            f"hardware.processes {hardware.processes}")
+        raise FineTuneError(
+            f"{name}.global_batch_size {settings.global_batch_size} is no multiple of "
+            f"hardware.processes {hardware.processes}"
+        )
     per_process = settings.global_batch_size // hardware.processes
     weights = shape.parameters * (4 if device == "cpu" else 2)
     trainable = lora_parameters(shape, recipe.adapter.r, recipe.adapter.target_modules) * 16
     coefficient = 72 if recipe.adapter.lora_dropout else 45
     longest = max(1, part["longest"])
-    row_bytes = sequences * longest * (coefficient * shape.hidden * shape.layers * (2 if device == "cpu" else 1)
-                                       + 3 * 4 * shape.vocabulary)
+    row_bytes = (
+        sequences
+        * longest
+        * (coefficient * shape.hidden * shape.layers * (2 if device == "cpu" else 1) + 3 * 4 * shape.vocabulary)
+    )
     room = hardware.memory_gib * GIB * MARGIN - WORKER_BYTES - weights - trainable
     if room < row_bytes:
         raise FineTuneError(
             f"{name}: one row of {longest} tokens wants {(row_bytes + weights + trainable + WORKER_BYTES) / GIB:.1f} GiB, "
             f"hardware.memory_gib allows {hardware.memory_gib * MARGIN:.1f}. Any of these would fit: "
             f"hardware.memory_gib: {math.ceil((row_bytes + weights + trainable + WORKER_BYTES) / GIB / MARGIN)}; "
-            f"a smaller data.max_length; a smaller base_model")
+            f"a smaller data.max_length; a smaller base_model"
+        )
     micro = max(size for size in range(1, per_process + 1) if per_process % size == 0 and size * row_bytes <= room)
     steps = training_steps(part["rows"], settings)
     tokens = steps * settings.global_batch_size * part["tokens"] / max(1, part["rows"])
     reference = 1.5 if name == "policy" else 1.0
-    seconds = tokens * 4 * shape.parameters * reference / (FLOPS_PER_SECOND[device] * (
-        hardware.processes if device == "cuda" else 1))
+    seconds = (
+        tokens
+        * 4
+        * shape.parameters
+        * reference
+        / (FLOPS_PER_SECOND[device] * (hardware.processes if device == "cuda" else 1))
+    )
     zero = (0 if hardware.processes == 1 else 2) if hardware.zero_stage == "auto" else hardware.zero_stage
     return StagePlan(
-        stage=name, processes=hardware.processes, micro_batch=micro, gradient_accumulation_steps=per_process // micro,
-        zero_stage=zero, steps=steps, longest_row_tokens=longest, weights_bytes=weights, trainable_bytes=trainable,
-        activations_bytes=micro * row_bytes, peak_bytes=WORKER_BYTES + weights + trainable + micro * row_bytes,
-        seconds=round(seconds, 1), cost_usd=round(seconds / 3600 * hardware.usd_per_hour, 6))
+        stage=name,
+        processes=hardware.processes,
+        micro_batch=micro,
+        gradient_accumulation_steps=per_process // micro,
+        zero_stage=zero,
+        steps=steps,
+        longest_row_tokens=longest,
+        weights_bytes=weights,
+        trainable_bytes=trainable,
+        activations_bytes=micro * row_bytes,
+        peak_bytes=WORKER_BYTES + weights + trainable + micro * row_bytes,
+        seconds=round(seconds, 1),
+        cost_usd=round(seconds / 3600 * hardware.usd_per_hour, 6),
+    )
 
 
 def training_steps(rows: int, settings: Training) -> int:

@@ -67,16 +67,22 @@ def _validated(catalog: Catalog, recipe: Recipe, store: ArtifactStore) -> dict[s
             source = catalog.source(name)
             refs = store.refs("raw_corpus", f"{name}@")
             if not refs:
-                raise MissingInput(f"source {name} has no ingested batch; run: ft run {recipe.name} --until validated_dataset")
+                raise MissingInput(
+                    f"source {name} has no ingested batch; run: ft run {recipe.name} --until validated_dataset"
+                )
             for key, ref in refs.items():
                 stage = validated_stage(source, ref["fingerprint"])
                 manifest = store.lookup("validated_dataset", stage.fingerprint)
                 if manifest is None:
-                    raise MissingInput(f"validated_dataset of {key} has not been made as the source stands now; "
-                                       f"run: ft run {recipe.name} --until validated_dataset")
+                    raise MissingInput(
+                        f"validated_dataset of {key} has not been made as the source stands now; "
+                        f"run: ft run {recipe.name} --until validated_dataset"
+                    )
                 if manifest.metrics["quarantined_share"] > source.max_quarantined_share:
-                    raise MissingInput(f"{key} failed its check: {manifest.metrics['quarantined_share']:.0%} of its rows are "
-                                       f"quarantined, max_quarantined_share allows {source.max_quarantined_share:.0%}")
+                    raise MissingInput(
+                        f"{key} failed its check: {manifest.metrics['quarantined_share']:.0%} of its rows are "
+                        f"quarantined, max_quarantined_share allows {source.max_quarantined_share:.0%}"
+                    )
                 batches[key] = stage.fingerprint
         found[role] = batches
     return found
@@ -85,8 +91,11 @@ def _validated(catalog: Catalog, recipe: Recipe, store: ArtifactStore) -> dict[s
 def plans(run: RecipeRun) -> list[StagePlan]:
     """The plan of a recipe whose base model and tokenized splits have been made."""
     parts = run.artifact("tokenized_splits").manifest.metrics["parts"]
-    splits = {role: {"rows": part["rows"]["train"], "tokens": part["tokens"], "longest": part["longest"]}
-              for role, part in parts.items() if "tokens" in part}
+    splits = {
+        role: {"rows": part["rows"]["train"], "tokens": part["tokens"], "longest": part["longest"]}
+        for role, part in parts.items()
+        if "tokens" in part
+    }
     device = "cuda" if run.recipe.hardware.device == "cuda" else "cpu"
     return plan_recipe(run.recipe, read_shape(run.artifact("base_model").folder), splits, device)
 

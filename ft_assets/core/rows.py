@@ -53,7 +53,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row on its way to the quarantine. ``position`` is its line in the file, from 1; ``file`` the path in the batch."""
+    """A row on its way to the quarantine. ``position`` is its line, from 1; ``file`` the path inside the batch."""
 
     position: int
     reason: Reason
@@ -83,11 +83,23 @@ class RowFault(Exception):
 
 
 TURN = pl.Struct({"role": pl.String, "content": pl.String})
-QUARANTINE_SCHEMA = {"position": pl.Int64, "reason": pl.String, "detail": pl.String, "row": pl.String, "file": pl.String}
+QUARANTINE_SCHEMA = {
+    "position": pl.Int64,
+    "reason": pl.String,
+    "detail": pl.String,
+    "row": pl.String,
+    "file": pl.String,
+}
 KEPT_SCHEMAS: dict[str, dict[str, Any]] = {
     "text": {"row_id": pl.String, "position": pl.Int64, "text": pl.String},
     "instruction": {"row_id": pl.String, "position": pl.Int64, "messages": pl.List(TURN)},
-    "preference": {"row_id": pl.String, "position": pl.Int64, "prompt": pl.List(TURN), "chosen": pl.String, "rejected": pl.String},
+    "preference": {
+        "row_id": pl.String,
+        "position": pl.Int64,
+        "prompt": pl.List(TURN),
+        "chosen": pl.String,
+        "rejected": pl.String,
+    },
     "prompt": {"row_id": pl.String, "position": pl.Int64, "prompt": pl.List(TURN), "label": pl.String},
 }
 
@@ -116,7 +128,10 @@ def validate_batch(files: list[Path], source: Source) -> Validated:
                 continue
             parsed.append({**row, "position": position, "file": name})
     kept, faults = _check(parsed, source)
-    rejected += [Rejected(r["position"], reason, detail, texts[r["file"], r["position"]], r["file"]) for r, reason, detail in faults]
+    rejected += [
+        Rejected(r["position"], reason, detail, texts[r["file"], r["position"]], r["file"])
+        for r, reason, detail in faults
+    ]
     rejected.sort(key=lambda entry: (entry.file, entry.position))
     schema = KEPT_SCHEMAS[source.kind]
     rows = pl.DataFrame([{name: row[name] for name in schema} for row in kept], schema=schema)
@@ -200,7 +215,9 @@ def _turns(value: Any, name: str) -> list[dict[str, str]]:
     wanted = ["user", "assistant"] * len(body)
     if [turn["role"] for turn in body] != wanted[: len(body)]:
         found = ", ".join(turn["role"] for turn in turns)
-        raise RowFault(Reason.BAD_ROLE_ORDER, f"roles {found}; wanted: system (optional), then user and assistant in turn"[:300])
+        raise RowFault(
+            Reason.BAD_ROLE_ORDER, f"roles {found}; wanted: system (optional), then user and assistant in turn"[:300]
+        )
     return turns
 
 
@@ -236,8 +253,11 @@ def _prompt_turns(row: dict[str, Any], columns: dict[str, str]) -> list[dict[str
 
 
 def _preference(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
-    return {"prompt": _prompt_turns(row, columns), "chosen": _text_field(row, "chosen", columns),
-            "rejected": _text_field(row, "rejected", columns)}
+    return {
+        "prompt": _prompt_turns(row, columns),
+        "chosen": _text_field(row, "chosen", columns),
+        "rejected": _text_field(row, "rejected", columns),
+    }
 
 
 def _prompt(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
@@ -254,12 +274,17 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     answers += [row[name] for name in ("chosen", "rejected") if name in row]
     asked = [t["content"] for t in turns if t["role"] != "assistant"]
     everything = [row["text"]] if "text" in row else [*asked, *answers]
-    return {"shortest": min(everything, key=lambda text: len(text.strip())), "everything": "\n".join(everything),
-            "chosen": row.get("chosen"), "rejected": row.get("rejected")}
+    return {
+        "shortest": min(everything, key=lambda text: len(text.strip())),
+        "everything": "\n".join(everything),
+        "chosen": row.get("chosen"),
+        "rejected": row.get("rejected"),
+    }
 
 
 def schema_for(source: Source) -> pa.DataFrameSchema:
     """The rules of a source's rows, in the order in which they are reported; a check's name is its reason."""
+
     def check(reason: Reason, expression: pl.Expr) -> pa.Check:
         return pa.Check(lambda data: data.lazyframe.select(expression), name=reason.value)
 
@@ -274,10 +299,18 @@ def schema_for(source: Source) -> pa.DataFrameSchema:
     if source.personal_data == "quarantine":
         checks.append(check(Reason.PERSONAL_DATA, ~everything.str.contains(EMAIL.pattern)))
     if source.kind == "preference":
-        checks.append(check(Reason.CHOSEN_EQUALS_REJECTED,
-                            pl.col("chosen").str.strip_chars() != pl.col("rejected").str.strip_chars()))
-    columns = {"shortest": pa.Column(str), "everything": pa.Column(str), "chosen": pa.Column(str, nullable=True),
-               "rejected": pa.Column(str, nullable=True)}
+        checks.append(
+            check(
+                Reason.CHOSEN_EQUALS_REJECTED,
+                pl.col("chosen").str.strip_chars() != pl.col("rejected").str.strip_chars(),
+            )
+        )
+    columns = {
+        "shortest": pa.Column(str),
+        "everything": pa.Column(str),
+        "chosen": pa.Column(str, nullable=True),
+        "rejected": pa.Column(str, nullable=True),
+    }
     return pa.DataFrameSchema(columns, checks=checks)
 
 
@@ -292,7 +325,9 @@ DETAILS = {
 }
 
 
-def _check(parsed: list[dict[str, Any]], source: Source) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], Reason, str]]]:
+def _check(
+    parsed: list[dict[str, Any]], source: Source
+) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], Reason, str]]]:
     reasons = _schema_faults(parsed, source)
     kept: list[dict[str, Any]] = []
     faults: list[tuple[dict[str, Any], Reason, str]] = []

@@ -45,8 +45,15 @@ class Merged:
         return dict(sorted(Counter(entry["reason"] for entry in self.dropped).items()))
 
     def drop(self, row: dict[str, Any], reason: Reason, detail: str) -> None:
-        self.dropped.append({"batch": row["batch"], "position": row["position"], "row_id": row["row_id"],
-                             "reason": reason.value, "detail": detail})
+        self.dropped.append(
+            {
+                "batch": row["batch"],
+                "position": row["position"],
+                "row_id": row["row_id"],
+                "reason": reason.value,
+                "detail": detail,
+            }
+        )
 
 
 def merge(rows: Iterable[dict[str, Any]], evaluated_prompts: set[str]) -> Merged:

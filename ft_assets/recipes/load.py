@@ -7,7 +7,7 @@ once only.
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
@@ -110,7 +110,9 @@ class Catalog:
         for path in sorted(paths):
             key = _batch_key(path)
             if key in found:
-                raise self._location_error(name, f"{found[key]} and {path}, both batch {key!r}", "one file for each batch")
+                raise self._location_error(
+                    name, f"{found[key]} and {path}, both batch {key!r}", "one file for each batch"
+                )
             found[key] = path
         return found
 
@@ -124,8 +126,13 @@ def named_sources(draft: dict[str, Any]) -> list[tuple[str, int, str]]:
     """Role, index and name of each source that a recipe names; what is no list of names is the schema's fault."""
     data = draft.get("data")
     roles = {role: data.get(role) for role in SOURCE_ROLES} if isinstance(data, dict) else {}
-    return [(role, index, name) for role, names in roles.items() if isinstance(names, list)
-            for index, name in enumerate(names) if isinstance(name, str) and re.fullmatch(NAME, name)]
+    return [
+        (role, index, name)
+        for role, names in roles.items()
+        if isinstance(names, list)
+        for index, name in enumerate(names)
+        if isinstance(name, str) and re.fullmatch(NAME, name)
+    ]
 
 
 def _is_hidden(path: str) -> bool:
@@ -214,8 +221,9 @@ def _declare(table: dict[str, Loaded[Any]], what: str, name: str, value: Any, fi
     return []
 
 
-def _validate(model: type[M], body: Any, file: Path, lines: dict[Location, int],
-              prefix: Location) -> tuple[M | None, list[Problem]]:
+def _validate(
+    model: type[M], body: Any, file: Path, lines: dict[Location, int], prefix: Location
+) -> tuple[M | None, list[Problem]]:
     """The body as a model, or None and its faults, one for each field."""
     try:
         return model.model_validate(body), []
@@ -225,8 +233,10 @@ def _validate(model: type[M], body: Any, file: Path, lines: dict[Location, int],
             where, branch = _place(fault, body)
             name, allowed = _dotted((*prefix, *where)) or "recipe", branch or _allowed(model, fault)
             if name in problems:
-                allowed = " or ".join(dict.fromkeys([problems[name].allowed, allowed]))
-            problems[name] = Problem(str(file), _line_of(lines, (*prefix, *where)), name, _found(fault), allowed)
+                both = " or ".join(dict.fromkeys([problems[name].allowed, allowed]))
+                problems[name] = replace(problems[name], allowed=both)
+            else:
+                problems[name] = Problem(str(file), _line_of(lines, (*prefix, *where)), name, _found(fault), allowed)
     return None, list(problems.values())
 
 
@@ -236,7 +246,8 @@ def _place(fault: Any, body: Any) -> tuple[Location, str]:
     for part in fault["loc"]:
         inside = part in body if isinstance(body, dict) else isinstance(body, list) and part in range(len(body))
         if not inside and fault["type"] != "missing":
-            return tuple(where), "" if str(part).startswith(("function-", "[")) else str(part)
+            of_pydantic = fault["type"] == "invalid_key" or str(part).startswith(("function-", "["))
+            return tuple(where), "" if of_pydantic else str(part)
         where.append(part)
         body = body[part] if inside else None
     return tuple(where), ""
@@ -303,6 +314,7 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     Raises:
         RecipeError: not UTF-8, not YAML, a key given twice, too large or too deep, or not a mapping.
     """
+
     def problem(line: int, what: str, found: str, allowed: str) -> RecipeError:
         return RecipeError([Problem(str(file), line, what, found, allowed)])
 

@@ -44,9 +44,16 @@ class Source(Strict):
 
     @model_validator(mode="after")
     def _format_fits_kind(self) -> "Source":
-        fits = {"text": ("text",), "instruction": ("alpaca", "messages"), "preference": ("preference",), "prompt": ("prompt",)}
+        fits = {
+            "text": ("text",),
+            "instruction": ("alpaca", "messages"),
+            "preference": ("preference",),
+            "prompt": ("prompt",),
+        }
         if self.format not in fits[self.kind]:
-            raise ValueError(f"format {self.format!r} does not fit kind {self.kind!r}; allowed: {', '.join(fits[self.kind])}")
+            raise ValueError(
+                f"format {self.format!r} does not fit kind {self.kind!r}; allowed: {', '.join(fits[self.kind])}"
+            )
         if self.min_characters > self.max_characters:
             raise ValueError("min_characters is above max_characters")
         return self
@@ -164,7 +171,12 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _stages_have_data(self) -> "Recipe":
-        needs = {"cpt": self.data.cpt, "sft": self.data.sft, "reward": self.data.preference, "policy": self.data.preference}
+        needs = {
+            "cpt": self.data.cpt,
+            "sft": self.data.sft,
+            "reward": self.data.preference,
+            "policy": self.data.preference,
+        }
         missing = [stage for stage, rows in needs.items() if getattr(self, stage) is not None and not rows]
         if missing:
             raise ValueError(f"stage {', '.join(missing)} has no source under data")

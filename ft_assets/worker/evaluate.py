@@ -99,9 +99,7 @@ class Evaluation:
             quantized = self.job.input("quantized_model")
             for form in sorted(quantized.manifest.identity["formats"], reverse=True):
                 folder = quantized.folder / form
-                found.append(
-                    Contestant(form, partial(load_causal, folder, self.dtype), False, (), _weights(folder))
-                )
+                found.append(Contestant(form, partial(load_causal, folder, self.dtype), False, (), _weights(folder)))
         return found
 
     def _adapted(self, adapter: Artifact) -> Any:

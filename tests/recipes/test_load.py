@@ -282,7 +282,10 @@ NOT_YAML = {
     "not UTF-8": (b"name: \xff\xfe\n", "file"),
     "a NUL": (b"name: a\x00b\n", "YAML"),
     "a mapping as a key": (b"name: mine\n? [a, b]\n: c\n", None),
-    "aliases that multiply": (b"a: &a [" + b"1," * 99 + b"]\nb: &b [" + b"*a," * 99 + b"]\nc: [" + b"*b," * 99 + b"]\n", "YAML"),
+    "aliases that multiply": (
+        b"a: &a [" + b"1," * 99 + b"]\nb: &b [" + b"*a," * 99 + b"]\nc: [" + b"*b," * 99 + b"]\n",
+        "YAML",
+    ),
     "a bool that is none": (b"name: !!bool maybe\n", "YAML"),
     "a mapping inside itself": (b"name: mine\ndata: &a\n  sft: *a\n", None),
 }

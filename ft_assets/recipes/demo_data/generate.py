@@ -20,7 +20,12 @@ INSTRUCTION = "List the named entities as JSON."
 
 PLANTED = {
     "demo_entities": {
-        "malformed": 2, "exact_duplicate": 4, "empty": 2, "personal_data": 1, "too_long": 1, "missing_field": 1,
+        "malformed": 2,
+        "exact_duplicate": 4,
+        "empty": 2,
+        "personal_data": 1,
+        "too_long": 1,
+        "missing_field": 1,
     },
     "demo_preferences": {"chosen_equals_rejected": 2, "exact_duplicate": 1},
     "demo_text": {"exact_duplicate": 2, "too_short": 1},
@@ -106,8 +111,15 @@ def entity_batches(rng: random.Random) -> dict[str, list[str]]:
     long_input = " ".join(json.loads(line)["input"] for line in first[:120])
     first[40:40] = [first[3], first[3], json.dumps({**example, "output": ""})]
     first[90:90] = ['{"instruction": "List the named entities as JSON.", "input": "Cut off in the mid']
-    first[150:150] = [json.dumps({**example, "input": "Write to lena.keller@example.org about the delay in Oslo.",
-                                  "output": '{"Oslo": "place"}'})]
+    first[150:150] = [
+        json.dumps(
+            {
+                **example,
+                "input": "Write to lena.keller@example.org about the delay in Oslo.",
+                "output": '{"Oslo": "place"}',
+            }
+        )
+    ]
     second[20:20] = [json.dumps({**example, "input": long_input}), second[5], "not json at all"]
     second[60:60] = [first[10], json.dumps({**example, "input": "Empty again.", "output": "   "})]
     second[90:90] = [json.dumps({"instruction": INSTRUCTION, "input": "Where is the answer?"})]
@@ -116,7 +128,11 @@ def entity_batches(rng: random.Random) -> dict[str, list[str]]:
 
 def preference_batches(rng: random.Random) -> dict[str, list[str]]:
     pairs = [
-        {"prompt": f"{INSTRUCTION}\n\n{sentence}", "chosen": json.dumps(entities), "rejected": corrupt(entities, sentence, rng)}
+        {
+            "prompt": f"{INSTRUCTION}\n\n{sentence}",
+            "chosen": json.dumps(entities),
+            "rejected": corrupt(entities, sentence, rng),
+        }
         for sentence, entities in rows(v.TRAIN_SHAPES, TRAIN, 56, rng)
     ]
     lines = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
