@@ -102,3 +102,14 @@ def test_a_killed_rank_stops_the_job_with_its_cause(long_sft: Workshop) -> None:
     assert process.returncode == 1
     assert "rank 0 failed first" in outcome["failed"][0][1]
     assert not [p for p in long_sft.workers() if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_checkpoint_of_another_world_size_is_refused_with_the_way_out(long_sft: Workshop) -> None:
+    process = long_sft.start("run", "tiny", "--until", "sft_adapter")
+    until(long_sft.checkpoints, 90, "a checkpoint")
+    process.kill()
+    process.communicate()
+    long_sft.edit("checkpoint_every_steps: 2", "checkpoint_every_steps: 2, processes: 2, zero_stage: 2")
+    outcome = long_sft.run("--until", "sft_adapter", code=1)
+    message = outcome[None]["failed"][0][1]
+    assert "saved with 1 processes and ZeRO 0, the plan now wants 2 processes and ZeRO 2" in message

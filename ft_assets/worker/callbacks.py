@@ -63,8 +63,9 @@ class GuardLoss(TrainerCallback):
 class SignCheckpoints(TrainerCallback):
     """Signs each checkpoint once it is on disk in full."""
 
-    def __init__(self, dtype: str, seconds_before: float):
+    def __init__(self, dtype: str, seconds_before: float, world: str):
         self.dtype = dtype
+        self.world = world
         self.seconds_before = seconds_before
         self.started = time.monotonic()
 
@@ -73,4 +74,4 @@ class SignCheckpoints(TrainerCallback):
             torch.distributed.barrier()  # every rank has written its part
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            checkpoints.sign(folder, self.dtype, self.seconds_before + time.monotonic() - self.started)
+            checkpoints.sign(folder, self.dtype, self.seconds_before + time.monotonic() - self.started, self.world)

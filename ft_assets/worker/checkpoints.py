@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft_assets.core.canonical import sha256_file
+from ft_assets.core.errors import FineTuneError
 
 SIGNATURE = "signature.json"
 
@@ -21,12 +22,13 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def sign(checkpoint: Path, dtype: str, seconds: float) -> None:
+def sign(checkpoint: Path, dtype: str, seconds: float, world: str) -> None:
     """Writes the signature of a checkpoint that has been saved in full.
 
     Args:
         dtype: number type the run computes in; a resumed run keeps it.
         seconds: wall-clock time spent on the artifact so far.
+        world: number of processes and ZeRO stage, which a checkpoint's files depend on.
     """
     files = {}
     for path in sorted(checkpoint.rglob("*")):
@@ -35,7 +37,7 @@ def sign(checkpoint: Path, dtype: str, seconds: float) -> None:
                 os.fsync(stream.fileno())
             files[path.relative_to(checkpoint).as_posix()] = sha256_file(path)
     temporary = checkpoint / f".{SIGNATURE}"
-    temporary.write_text(json.dumps({"files": files, "dtype": dtype, "seconds": seconds}))
+    temporary.write_text(json.dumps({"files": files, "dtype": dtype, "seconds": seconds, "world": world}))
     os.replace(temporary, checkpoint / SIGNATURE)
 
 
@@ -68,13 +70,22 @@ class Resume:
     seconds: float = 0.0
 
 
-def newest(folder: Path, say: Callable[[str], None]) -> Resume:
-    """The newest checkpoint that verifies; those that do not are named and removed."""
+def newest(folder: Path, world: str, say: Callable[[str], None]) -> Resume:
+    """The newest checkpoint that verifies; those that do not are named and removed.
+
+    Raises:
+        FineTuneError: it was saved by another number of processes or ZeRO stage than runs now.
+    """
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         wrong = fault(checkpoint)
         if wrong is None:
-            say(f"resuming from step {step_of(checkpoint)}")
             signature = json.loads((checkpoint / SIGNATURE).read_text())
+            if signature["world"] != world:
+                raise FineTuneError(
+                    f"the checkpoint at step {step_of(checkpoint)} was saved with {signature['world']}, the plan now "
+                    f"wants {world}. Put hardware back as it was to go on from it, or delete {folder} to start over"
+                )
+            say(f"resuming from step {step_of(checkpoint)}")
             return Resume(checkpoint, step_of(checkpoint), signature["dtype"], signature["seconds"])
         say(f"skipping {checkpoint.name}: {wrong}")
         shutil.rmtree(checkpoint)

@@ -125,9 +125,11 @@ def one_at_a_time(job: Job) -> Iterator[bool]:
         except BlockingIOError:
             job.progress("waiting for another worker that makes the same artifact")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield job.store.lookup(job.stage, job.fingerprint) is not None
-        if job.store.lookup(job.stage, job.fingerprint) is not None:
-            job.store.clear_scratch(job.fingerprint)
+        try:
+            yield job.store.lookup(job.stage, job.fingerprint) is not None
+        finally:
+            if job.store.lookup(job.stage, job.fingerprint) is not None:
+                job.store.clear_scratch(job.fingerprint)
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:

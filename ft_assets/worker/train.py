@@ -36,7 +36,8 @@ def run(job: Job) -> None:
     placement = job.execution["placement"]
     device = pick_device(job.execution["device"])
     folder = job.scratch / "checkpoints"
-    resume = checkpoints.newest(folder, say=job.progress)
+    world = f"{placement['processes']} processes and ZeRO {placement['zero_stage']}"
+    resume = checkpoints.newest(folder, world, say=job.progress)
     dtype = resume.dtype or dtype_name(pick_dtype(device))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     _join_ranks(placement, device)
@@ -45,7 +46,7 @@ def run(job: Job) -> None:
     tracker = Tracker(job, {"identity": job.identity, "placement": placement})
     trainer.add_callback(ReportProgress(job, tracker))
     trainer.add_callback(GuardLoss())
-    trainer.add_callback(SignCheckpoints(dtype, resume.seconds))
+    trainer.add_callback(SignCheckpoints(dtype, resume.seconds, world))
     trainer.train(resume_from_checkpoint=str(resume.checkpoint) if resume.checkpoint else None)
     if trainer.state.global_step < trainer.state.max_steps:
         raise FineTuneError(
