@@ -186,7 +186,7 @@ def workshop(tmp_path: Path, tiny_base: Path) -> Workshop:
     return open_workshop(tmp_path, tiny_base)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Workshop:
     """A workshop in which the tiny recipe has been run to its end; tests that share it only read."""
     shop = open_workshop(tmp_path_factory.mktemp("made"), tiny_base)

@@ -49,28 +49,34 @@ def screenshot(window, name: str) -> None:
 
 
 def test_the_lineage_shows_every_asset(webserver: str) -> None:
-    with browser(1800, 1000) as window:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    with browser(2600, 1500) as window:
         window.get(f"{webserver}/asset-groups/")
+        until(lambda: {"data", "model", "release"} <= words_on(window), 60, "the groups in the lineage")
+        ActionChains(window).key_down(Keys.ALT).send_keys("e").key_up(Keys.ALT).perform()
         wanted = {*MODEL_ASSETS, "raw_corpus", "validated_dataset"}
-        until(
-            lambda: wanted <= set(window.find_element("tag name", "body").text.split()),
-            60,
-            "every asset in the lineage",
-        )
+        until(lambda: wanted <= words_on(window), 60, "every asset in the lineage")
         screenshot(window, "lineage.png")
 
 
+def words_on(window) -> set[str]:
+    return set(window.find_element("tag name", "body").text.split())
+
+
 def test_a_trained_asset_shows_its_loss_curve(webserver: str) -> None:
-    with browser(1800, 1400) as window:
+    with browser(1500, 1300) as window:
         window.get(f"{webserver}/assets/sft_adapter?view=partitions&partition=tiny")
+        shows = "//*[contains(text(), 'Show Markdown')]"
+        until(
+            lambda: "loss curve" in window.page_source and window.find_elements("xpath", shows), 60, "the curve's row"
+        )
+        window.find_element("xpath", shows).click()
 
         def drawn() -> bool:
-            return bool(
-                window.execute_script(
-                    "return [...document.images].some(i => i.src.startsWith('data:image/png') && i.naturalWidth > 100)"
-                )
-            )
+            pictures = "[...document.images].some(i => i.src.startsWith('data:image/png') && i.naturalWidth > 100)"
+            return bool(window.execute_script(f"return {pictures}"))
 
-        until(lambda: "loss curve" in window.page_source, 60, "the loss curve's row")
         until(drawn, 30, "the loss curve's picture")
         screenshot(window, "sft_adapter.png")

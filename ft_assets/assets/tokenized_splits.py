@@ -31,7 +31,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
     @dg.asset(
         partitions_def=partitions,
         deps=[every_batch, "base_model"],
-        group_name="data",
+        group_name="model",
         kinds={"huggingface", "parquet"},
         owners=["team:ml"],
         code_version=CODE_VERSIONS["tokenized_splits"],

@@ -253,7 +253,11 @@ def _save(
         },
     }
     model = trainer.accelerator.unwrap_model(trainer.model)
-    state = trainer.accelerator.get_state_dict(trainer.model) if job.execution["placement"]["zero_stage"] == 3 else None
+    state = (
+        trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if job.execution["placement"]["zero_stage"] == 3
+        else None
+    )
     if job.rank == 0:
         with job.commit(seconds_before=resume.seconds) as staging:
             staging.execution |= {"dtype": dtype, "resumed_from_step": resume.step}
