@@ -116,7 +116,14 @@ def status(
     """Which artifacts of a recipe are made, partial or absent, as the recipe stands now."""
     found, known, name = _open(recipe) if recipe else (settings(), catalog(settings()), None)
     names = [name] if name else sorted(known.recipes)
-    states = {each: _states(found.open_store(), known, each) for each in names}
+    states = {}
+    for each in names:
+        try:
+            states[each] = _states(found.open_store(), known, each)
+        except RecipeError as error:
+            if name is not None:
+                raise
+            states[each] = [{"asset": "", "status": "faulty", "fingerprint": "", "made": str(error)}]
     if as_json:
         print(json.dumps(states, indent=1))
         return
@@ -169,7 +176,13 @@ def sources(as_json: AsJson = False) -> None:
     rows = []
     for name in sorted(known.sources):
         source = known.sources[name].value
-        for batch in known.batches(name):
+        try:
+            batches = known.batches(name)
+        except RecipeError as error:
+            fault = {"state": f"faulty: {error}", "kept": "", "quarantined": "", "reasons": {}}
+            rows.append({"source": name, "kind": source.kind, "batch": "", "licence": source.licence, **fault})
+            continue
+        for batch in batches:
             state = _batch_state(store, known, f"{name}@{batch}")
             rows.append({"source": name, "kind": source.kind, "batch": batch, "licence": source.licence, **state})
     if as_json:

@@ -230,3 +230,27 @@ def test_until_names_the_assets_there_are(ft):
     assert done.returncode == 2
     for asset in MODEL_ASSETS:
         assert asset in done.stderr
+
+
+def test_one_faulty_source_hides_no_other(ft, tmp_path):
+    (tmp_path / "here" / "recipes").mkdir()
+    (tmp_path / "here" / "recipes" / "gone.yaml").write_text(
+        "sources:\n  gone: {kind: text, location: nowhere, format: text, licence: CC0-1.0}\n"
+    )
+    done = ft("sources", "--json")
+    assert done.returncode == 0, done.stderr
+    states = {row["source"]: row["state"] for row in json.loads(done.stdout)}
+    assert states["gone"].startswith("faulty")
+    assert states["demo_text"] == "new"
+
+
+def test_one_faulty_recipe_hides_no_other(ft, tmp_path):
+    (tmp_path / "here" / "recipes").mkdir()
+    text = (SHIPPED / "demo.yaml").read_text().replace("name: demo", "name: lost").replace("[demo_text]", "[nosuch]")
+    (tmp_path / "here" / "recipes" / "lost.yaml").write_text(text)
+    done = ft("status", "--json")
+    assert done.returncode == 0, done.stderr
+    states = json.loads(done.stdout)
+    assert [state["status"] for state in states["lost"]] == ["faulty"]
+    assert states["demo"][0]["asset"] == "base_model"
+    assert ft("status", "lost").returncode == 2
