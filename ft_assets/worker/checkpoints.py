@@ -15,6 +15,7 @@ from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
 
 SIGNATURE = "signature.json"
+FIELDS = {"files", "dtype", "seconds", "world"}
 
 
 def step_of(checkpoint: Path) -> int:
@@ -44,11 +45,14 @@ def sign(checkpoint: Path, dtype: str, seconds: float, world: str) -> None:
 def fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None where it verifies."""
     try:
-        files = json.loads((checkpoint / SIGNATURE).read_text())["files"]
+        signature = json.loads((checkpoint / SIGNATURE).read_text())
+        files = signature["files"]
     except FileNotFoundError:
         return "it was not saved to the end"
     except (ValueError, KeyError):
         return "its signature cannot be read"
+    if set(signature) != FIELDS:
+        return "another version of this code saved it"
     for name, digest in files.items():
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
