@@ -4,9 +4,11 @@ from typing import Any
 
 import dagster as dg
 
-from ft_assets.assets.making import Made, make_in_worker
+from ft_assets.assets.making import Made, make_in_worker, recipe_run
 from ft_assets.assets.showing import image
+from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.recipe_run import RecipeRun, placement
+from resources.catalog import CatalogResource
 from resources.launcher import LocalLauncher
 from resources.store import StoreResource
 from resources.tracker import TrackerResource
@@ -22,6 +24,35 @@ def finished_check(asset: str) -> dg.AssetCheckSpec:
         blocking=True,
         description="Every planned optimizer step was done and the loss is a finite number.",
     )
+
+
+def training_asset(
+    name: str, partitions: dg.StaticPartitionsDefinition, after: list[str], description: str
+) -> dg.AssetsDefinition:
+    """An asset that trains; ``after`` names the training assets it continues or reads."""
+
+    @dg.asset(
+        name=name,
+        partitions_def=partitions,
+        deps=[*DEPS, *after],
+        group_name="model",
+        kinds={"pytorch", "huggingface"},
+        owners=["team:ml"],
+        pool=GPU_POOL,
+        code_version=CODE_VERSIONS[name],
+        check_specs=[finished_check(name)],
+        description=description,
+    )
+    def asset(
+        context: dg.AssetExecutionContext,
+        store: StoreResource,
+        catalog: CatalogResource,
+        launcher: LocalLauncher,
+        tracker: TrackerResource,
+    ) -> dg.MaterializeResult:
+        return train(context, recipe_run(context, catalog, store), name, launcher, store, tracker)
+
+    return asset
 
 
 def train(
