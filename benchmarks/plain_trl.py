@@ -10,17 +10,24 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-base, adapter, rows, identity, micro_batch, out = sys.argv[1:7]
+base, adapter, rows, validation, identity, micro_batch, out = sys.argv[1:8]
 settings = json.loads(identity)
 training = settings["training"]
 torch.manual_seed(settings["seed"])
 model = PeftModel.from_pretrained(
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter, is_trainable=True
 )
+
+
+def dataset(parquet: str) -> Dataset:
+    return Dataset.from_parquet(parquet, cache_dir=out).select_columns(["input_ids", "labels"])
+
+
 trainer = SFTTrainer(
     model=model,
     processing_class=AutoTokenizer.from_pretrained(base),
-    train_dataset=Dataset.from_parquet(rows, cache_dir=out).select_columns(["input_ids", "labels"]),
+    train_dataset=dataset(rows),
+    eval_dataset=dataset(validation),
     args=SFTConfig(
         output_dir=out,
         per_device_train_batch_size=int(micro_batch),
@@ -46,4 +53,5 @@ trainer = SFTTrainer(
 started = time.perf_counter()
 trainer.train()
 print(f"TRAIN_SECONDS {time.perf_counter() - started:.2f}")
+trainer.evaluate()
 trainer.save_model(f"{out}/final")

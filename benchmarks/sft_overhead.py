@@ -72,6 +72,7 @@ def time_plain(run: RecipeRun) -> tuple[float, float]:
             run.artifact("base_model").folder,
             run.artifact("cpt_adapter").folder,
             run.artifact("tokenized_splits").file("sft_train.parquet"),
+            run.artifact("tokenized_splits").file("sft_validation.parquet"),
             json.dumps(run.stages["sft_adapter"].identity),
             placement(run, "sft_adapter")["micro_batch"],
             out,

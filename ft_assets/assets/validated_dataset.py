@@ -46,23 +46,21 @@ def validated_dataset(
     stage = validated_stage(source, ref["fingerprint"])
 
     def produce(staging: Staging) -> None:
-        from ft_assets.core.rows import validate_batch
+        from ft_assets.core.rows import KEPT_SCHEMAS, validate_batch
 
         raw = artifacts.open("raw_corpus", ref["fingerprint"])
         assert raw is not None, "inputs were checked"
-        files = [raw.file(path) for path in sorted(raw.manifest.files)]
-        validated = validate_batch(files, source)
-        validated.rows.write_parquet(staging.file("rows.parquet"))
-        validated.quarantine.write_parquet(staging.file("quarantine.parquet"))
-        quarantined = validated.quarantine.height
+        files = {path.removeprefix("files/"): raw.file(path) for path in sorted(raw.manifest.files)}
+        counts = validate_batch(name, source, files, staging.folder)
         staging.metrics = {
-            "rows_in": validated.rows_in,
-            "rows_kept": validated.rows.height,
-            "quarantined": quarantined,
-            "quarantined_share": quarantined / validated.rows_in if validated.rows_in else 1.0,
-            "reasons": validated.counts(),
-            "columns": {column: str(kind) for column, kind in validated.rows.schema.items()},
-            "samples": validated.quarantine.group_by("reason", maintain_order=True).head(2).to_dicts(),
+            "rows_in": counts.rows_in,
+            "rows_kept": counts.kept,
+            "quarantined": counts.quarantined,
+            "quarantined_share": counts.quarantined / counts.rows_in if counts.rows_in else 1.0,
+            "reasons": dict(sorted(counts.reasons.items())),
+            "redacted": dict(sorted(counts.redacted.items())),
+            "columns": {column: str(kind) for column, kind in KEPT_SCHEMAS[source.kind].items()},
+            "samples": counts.samples,
         }
 
     made = make_here(context, stage, artifacts, 0.0, produce)
@@ -87,6 +85,7 @@ def validated_dataset(
             "quarantined": metrics["quarantined"],
             "dagster/column_schema": table_schema(metrics["columns"]),
             "reasons": counts_table("reason", metrics["reasons"]),
+            "redacted": counts_table("personal data", metrics["redacted"]),
             "quarantine plot": image("quarantine", metrics["reasons"]),
             "quarantine samples": samples_table(metrics["samples"]),
         },

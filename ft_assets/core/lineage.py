@@ -13,7 +13,7 @@ from ft_assets.recipes.schema import ONLINE_METHODS, Recipe, Source
 
 CODE_VERSIONS = {
     "raw_corpus": "1",
-    "validated_dataset": "1",
+    "validated_dataset": "2",
     "base_model": "1",
     "tokenized_splits": "1",
     "training_plan": "1",

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ft_assets.core.rows import Reason
+from ft_assets.core.reasons import Reason
 
 Part = Literal["train", "validation", "test"]
 

@@ -16,6 +16,13 @@ Share = Annotated[float, Field(ge=0, le=0.5)]
 MODEL_STAGES = ("cpt", "sft", "reward", "policy")
 SOURCE_ROLES = ("cpt", "sft", "preference", "test", "out_of_domain", "safety")
 ONLINE_METHODS = ("rloo",)
+FORMATS = {
+    "text": ("text",),
+    "instruction": ("alpaca", "messages", "sharegpt", "prompt_completion", "question_answer", "oasst"),
+    "preference": ("preference", "hh_rlhf", "comparison", "oasst"),
+    "prompt": ("prompt",),
+    "classification": ("classification",),
+}
 
 
 class Strict(BaseModel):
@@ -31,29 +38,39 @@ class Source(Strict):
     ``format`` is the form of its rows; nothing is guessed.
     """
 
-    kind: Literal["text", "instruction", "preference", "prompt"]
+    kind: Literal["text", "instruction", "preference", "prompt", "classification"]
     location: Annotated[str, Field(min_length=1)]
-    format: Literal["text", "alpaca", "messages", "preference", "prompt"]
+    format: Literal[
+        "text",
+        "alpaca",
+        "messages",
+        "sharegpt",
+        "prompt_completion",
+        "question_answer",
+        "oasst",
+        "preference",
+        "hh_rlhf",
+        "comparison",
+        "prompt",
+        "classification",
+    ]
     licence: Annotated[str, Field(min_length=1)]
     description: str = ""
-    columns: dict[str, str] = Field(default_factory=dict, description="our field: the file's column")
-    personal_data: Literal["keep", "quarantine"] = "quarantine"
+    columns: dict[str, str | list[str]] = Field(
+        default_factory=dict, description="our field: the file's column or columns"
+    )
+    personal_data: Literal["keep", "redact", "quarantine"] = "quarantine"
+    phone_region: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")] = "US"
+    languages: list[Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")]] = []
     min_characters: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     max_characters: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
     max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     @model_validator(mode="after")
     def _format_fits_kind(self) -> "Source":
-        fits = {
-            "text": ("text",),
-            "instruction": ("alpaca", "messages"),
-            "preference": ("preference",),
-            "prompt": ("prompt",),
-        }
-        if self.format not in fits[self.kind]:
-            raise ValueError(
-                f"format {self.format!r} does not fit kind {self.kind!r}; allowed: {', '.join(fits[self.kind])}"
-            )
+        if self.format not in FORMATS[self.kind]:
+            allowed = ", ".join(FORMATS[self.kind])
+            raise ValueError(f"format {self.format!r} does not fit kind {self.kind!r}; allowed: {allowed}")
         if self.min_characters > self.max_characters:
             raise ValueError("min_characters is above max_characters")
         return self

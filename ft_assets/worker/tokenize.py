@@ -19,7 +19,7 @@ import polars as pl
 from jinja2.exceptions import TemplateError
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.rows import Reason
+from ft_assets.core.reasons import Reason
 from ft_assets.core.split import Merged, merge, part_of, prompt_key
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_tokenizer

@@ -1,0 +1,270 @@
+"""What a row means: one function for each ``format``, from a row's fields to the shape its kind is kept in.
+
+============== ==============================================================================================
+kind           kept as
+============== ==============================================================================================
+text           ``text``
+instruction    ``messages``: turns of system (optional), user, assistant, user, assistant, ...
+preference     ``prompt`` (turns, the user's last), ``chosen`` and ``rejected`` (the assistant's next turn)
+prompt         ``prompt`` and ``label`` (what is expected; may be empty)
+classification ``text`` and ``label``
+============== ==============================================================================================
+
+Texts are kept as they are: nothing is trimmed or repaired in silence.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from ft_assets.core.reasons import Reason, RowFault
+
+Fields = dict[str, Any]
+Columns = dict[str, str | list[str]]
+Turn = dict[str, str]
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
+OASST_ROLES = {"prompter": "user", "assistant": "assistant"}
+HH_SPEAKER = re.compile(r"\n\n(Human|Assistant):[ ]?")
+
+
+def shape(form: str, kind: str, row: Fields, columns: Columns) -> Fields:
+    """A row as its kind is kept.
+
+    Raises:
+        RowFault: the row does not have this form; says what was found.
+    """
+    return FORMS[kind, form](row, columns)
+
+
+def _field(row: Fields, name: str, columns: Columns, default: str | None = None) -> str:
+    """The text of a field; several columns that the source maps to it are joined by a blank line, empty ones left out."""
+    wanted = columns.get(name, name)
+    if isinstance(wanted, list):
+        texts = [_column(row, column, "" if index else None) for index, column in enumerate(wanted)]
+        return "\n\n".join(text for text in texts if text)
+    return _column(row, wanted, default)
+
+
+def _column(row: Fields, column: str, default: str | None) -> str:
+    if column not in row:
+        if default is not None:
+            return default
+        raise RowFault(Reason.MISSING_FIELD, f"no column {column!r}; found {', '.join(map(str, row)) or 'none'}"[:300])
+    if not isinstance(row[column], str):
+        raise RowFault(Reason.WRONG_TYPE, f"column {column!r} holds {type(row[column]).__name__}, text is wanted")
+    return str(row[column])
+
+
+def _raw(row: Fields, name: str, columns: Columns) -> Any:
+    column = columns.get(name, name)
+    return row.get(column) if isinstance(column, str) else None
+
+
+def _turns(
+    value: Any, name: str, role: str = "role", content: str = "content", roles: Fields | None = None
+) -> list[Turn]:
+    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
+        raise RowFault(Reason.WRONG_TYPE, f"column {name!r} must be a list of messages")
+    turns = [{"role": _column(turn, role, None), "content": _column(turn, content, None)} for turn in value]
+    if roles:
+        turns = [{**turn, "role": roles.get(turn["role"], turn["role"])} for turn in turns]
+    return _in_order(turns)
+
+
+def _in_order(turns: list[Turn]) -> list[Turn]:
+    body = turns[1:] if turns and turns[0]["role"] == "system" else turns
+    if any(turn["role"] != ("assistant" if index % 2 else "user") for index, turn in enumerate(body)):
+        found = ", ".join(turn["role"] for turn in turns)
+        raise RowFault(
+            Reason.BAD_ROLE_ORDER, f"roles {found}; wanted: system (optional), then user and assistant in turn"[:300]
+        )
+    return turns
+
+
+def _conversation(turns: list[Turn]) -> Fields:
+    if not turns or turns[-1]["role"] != "assistant":
+        raise RowFault(Reason.NO_ASSISTANT_TURN, "the last turn is not the assistant's: nothing to learn")
+    return {"messages": turns}
+
+
+def _asked(question: str, answer: str) -> Fields:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def _question(row: Fields, columns: Columns) -> str:
+    """Alpaca's instruction, and its input under a blank line where there is one."""
+    instruction, context = _field(row, "instruction", columns), _field(row, "input", columns, default="")
+    return f"{instruction}\n\n{context}" if context else instruction
+
+
+def _text(row: Fields, columns: Columns) -> Fields:
+    return {"text": _field(row, "text", columns)}
+
+
+def _alpaca(row: Fields, columns: Columns) -> Fields:
+    return _asked(_question(row, columns), _field(row, "output", columns))
+
+
+def _prompt_completion(row: Fields, columns: Columns) -> Fields:
+    return _asked(_field(row, "prompt", columns), _field(row, "completion", columns))
+
+
+def _question_answer(row: Fields, columns: Columns) -> Fields:
+    return _asked(_field(row, "question", columns), _field(row, "answer", columns))
+
+
+def _listed(row: Fields, name: str, columns: Columns) -> Any:
+    value = _raw(row, name, columns)
+    if value is None:
+        raise RowFault(Reason.MISSING_FIELD, f"no column {columns.get(name, name)!r}")
+    return value
+
+
+def _messages(row: Fields, columns: Columns) -> Fields:
+    return _conversation(_turns(_listed(row, "messages", columns), "messages"))
+
+
+def _sharegpt(row: Fields, columns: Columns) -> Fields:
+    conversations = _listed(row, "conversations", columns)
+    return _conversation(_turns(conversations, "conversations", "from", "value", SHAREGPT_ROLES))
+
+
+def _prompt_turns(row: Fields, columns: Columns) -> list[Turn]:
+    value = _raw(row, "prompt", columns)
+    if not isinstance(value, list):
+        return [{"role": "user", "content": _field(row, "prompt", columns)}]
+    turns = _turns(value, "prompt")
+    if not turns or turns[-1]["role"] != "user":
+        raise RowFault(Reason.BAD_ROLE_ORDER, "a prompt ends with the user's turn")
+    return turns
+
+
+def _preference(row: Fields, columns: Columns) -> Fields:
+    """Prompt, chosen and rejected, each as text or as messages; without a prompt, messages that begin alike hold it."""
+    answers = {name: _raw(row, name, columns) for name in ("chosen", "rejected")}
+    if not any(isinstance(value, list) for value in answers.values()):
+        texts = {name: _field(row, name, columns) for name in answers}
+        return {"prompt": _prompt_turns(row, columns), **texts}
+    if _raw(row, "prompt", columns) is None:
+        return _pair(*(_turns(value, name) for name, value in answers.items()))
+    prompt = _prompt_turns(row, columns)
+    whole = [_turns([*prompt, *value] if isinstance(value, list) else value, name) for name, value in answers.items()]
+    return _pair(*whole)
+
+
+def _pair(chosen: list[Turn], rejected: list[Turn]) -> Fields:
+    for turns in (chosen, rejected):
+        _conversation(turns)
+    if chosen[:-1] != rejected[:-1]:
+        raise RowFault(Reason.NO_SHARED_PROMPT, "chosen and rejected differ before their last turn")
+    return {"prompt": chosen[:-1], "chosen": chosen[-1]["content"], "rejected": rejected[-1]["content"]}
+
+
+def _hh_rlhf(row: Fields, columns: Columns) -> Fields:
+    """Two transcripts of ``Human:`` and ``Assistant:`` turns, which part at the assistant's last."""
+    return _pair(*(_transcript(_field(row, name, columns), name) for name in ("chosen", "rejected")))
+
+
+def _transcript(text: str, name: str) -> list[Turn]:
+    before, *rest = HH_SPEAKER.split(text)
+    if before.strip() or not rest:
+        raise RowFault(Reason.MALFORMED, f"{name} does not begin with '\\n\\nHuman:'")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return _in_order([{"role": roles[who], "content": said} for who, said in zip(rest[::2], rest[1::2], strict=True)])
+
+
+def _comparison(row: Fields, columns: Columns) -> Fields:
+    """Two answers and the verdicts of one or more judges (0 or "tie", 1, 2); the majority decides which is chosen."""
+    wanted = columns.get("verdicts", "verdict")
+    verdicts = Counter(str(_verdict(row, name)) for name in (wanted if isinstance(wanted, list) else [wanted]))
+    answers = [_field(row, name, columns) for name in ("response1", "response2")]
+    (first, most), *others = verdicts.most_common()
+    if first not in ("1", "2") or (others and others[0][1] == most):
+        raise RowFault(Reason.TIE, f"the judges prefer neither answer: {dict(verdicts)}")
+    chosen, rejected = answers if first == "1" else answers[::-1]
+    prompt = [{"role": "user", "content": _question(row, columns)}]
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _verdict(row: Fields, column: str) -> Any:
+    if column not in row:
+        raise RowFault(Reason.MISSING_FIELD, f"no column {column!r}")
+    if row[column] not in (0, 1, 2, "0", "1", "2", "tie") or isinstance(row[column], bool):
+        raise RowFault(Reason.WRONG_TYPE, f"column {column!r} holds {row[column]!r}; a verdict is 0, 1, 2 or tie"[:300])
+    return row[column]
+
+
+def _oasst(row: Fields, columns: Columns) -> Fields:
+    """The conversation of an OpenAssistant tree that follows the best-ranked reply at every turn."""
+    turns: list[Turn] = []
+    node: Fields | None = _tree(row, columns)
+    while node is not None:
+        turns.append({"role": _oasst_role(node), "content": _column(node, "text", None)})
+        replies = _replies(node)
+        node = replies[0] if replies else None
+    if turns[-1]["role"] == "user":
+        turns.pop()
+    return _conversation(_in_order(turns))
+
+
+def _oasst_pair(row: Fields, columns: Columns) -> Fields:
+    """The best-ranked and the worst-ranked answer to the prompt of an OpenAssistant tree."""
+    root = _tree(row, columns)
+    ranked = [reply for reply in _replies(root) if isinstance(reply.get("rank"), int)]
+    if len(ranked) < 2:
+        raise RowFault(Reason.MISSING_FIELD, "fewer than two ranked replies to the prompt")
+    prompt = [{"role": _oasst_role(root), "content": _column(root, "text", None)}]
+    return {
+        "prompt": _in_order(prompt),
+        "chosen": _column(ranked[0], "text", None),
+        "rejected": _column(ranked[-1], "text", None),
+    }
+
+
+def _tree(row: Fields, columns: Columns) -> Fields:
+    root = _listed(row, "prompt", columns)
+    if not isinstance(root, dict):
+        raise RowFault(Reason.WRONG_TYPE, f"column 'prompt' holds {type(root).__name__}, a message tree is wanted")
+    return root
+
+
+def _oasst_role(node: Fields) -> str:
+    role = _column(node, "role", None)
+    return OASST_ROLES.get(role, role)
+
+
+def _replies(node: Fields) -> list[Fields]:
+    """Replies by rank, 0 the best; those without a rank come last, in the order of the file."""
+    replies = node.get("replies") or []
+    if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
+        raise RowFault(Reason.WRONG_TYPE, "column 'replies' must be a list of messages")
+    return sorted(replies, key=lambda reply: reply["rank"] if isinstance(reply.get("rank"), int) else len(replies))
+
+
+def _prompt(row: Fields, columns: Columns) -> Fields:
+    return {"prompt": _prompt_turns(row, columns), "label": _field(row, "label", columns, default="")}
+
+
+def _classification(row: Fields, columns: Columns) -> Fields:
+    label = _raw(row, "label", columns)
+    if isinstance(label, int) and not isinstance(label, bool):
+        return {"text": _field(row, "text", columns), "label": str(label)}
+    return {"text": _field(row, "text", columns), "label": _field(row, "label", columns)}
+
+
+FORMS: dict[tuple[str, str], Callable[[Fields, Columns], Fields]] = {
+    ("text", "text"): _text,
+    ("instruction", "alpaca"): _alpaca,
+    ("instruction", "messages"): _messages,
+    ("instruction", "oasst"): _oasst,
+    ("instruction", "prompt_completion"): _prompt_completion,
+    ("instruction", "question_answer"): _question_answer,
+    ("instruction", "sharegpt"): _sharegpt,
+    ("preference", "comparison"): _comparison,
+    ("preference", "hh_rlhf"): _hh_rlhf,
+    ("preference", "oasst"): _oasst_pair,
+    ("preference", "preference"): _preference,
+    ("prompt", "prompt"): _prompt,
+    ("classification", "classification"): _classification,
+}

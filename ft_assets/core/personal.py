@@ -1,0 +1,113 @@
+"""Personal data and secrets in rows: found, and then quarantined or redacted.
+
+Patterns find candidates and a check decides: phone numbers are read by phonenumbers, card numbers must pass Luhn's check
+(ISO/IEC 7812-1), addresses must be of the public internet. What has no form of its own (names, streets) is not found.
+"""
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ft_assets.core.reasons import Reason, RowFault
+from ft_assets.core.texts import rewritten, texts
+
+# A row without any of these holds none of the kinds below; most rows stop here.
+HINT = re.compile(r"@|\d[\d ().:/-]{5,}\d|\d\.\d+\.\d|:[0-9a-fA-F]{0,4}:|[A-Za-z0-9_-]{20}|PRIVATE KEY")
+PHONE_HINT = re.compile(r"\d[\d ().\-/]{5,}\d")
+KEYS = (
+    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    r"\bgh[pousr]_[A-Za-z0-9]{36,255}\b",
+    r"\bgithub_pat_[A-Za-z0-9_]{40,255}\b",
+    r"\bglpat-[A-Za-z0-9_-]{20,64}",
+    r"\bhf_[A-Za-z0-9]{30,64}\b",
+    r"\bxox[abeoprs]-[A-Za-z0-9-]{10,255}",
+    r"\bAIza[A-Za-z0-9_-]{35}",
+    r"\bsk-[A-Za-z0-9_-]{20,255}",
+    r"\b[rs]k_live_[A-Za-z0-9]{16,255}\b",
+    r"\beyJ[A-Za-z0-9_-]{8,4096}\.eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{8,4096}",
+    r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----",
+)
+# Each pattern starts at a border and is bounded, so that the time to search a text grows with its length alone.
+PATTERNS = {
+    "key": re.compile("|".join(KEYS)),
+    "email": re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
+    "card": re.compile(r"(?<![\d.])[3-6]\d{3}(?:[ -]?\d){9,15}(?![\d.]?\d)"),
+    "ip": re.compile(
+        r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]?\d)|(?<![\w:])(?:[0-9a-fA-F]{1,4}::?){2,7}[0-9a-fA-F]{1,4}(?![\w:])"
+    ),
+}
+
+
+def treat(rows: dict[int, dict[str, Any]], policy: str, region: str, redacted: Counter[str]) -> dict[int, RowFault]:
+    """Applies a source's ``personal_data``: the faults of rows to quarantine; redacted rows are replaced in ``rows``.
+
+    Args:
+        policy: ``keep``, ``redact`` or ``quarantine``.
+        region: the country (ISO 3166, two letters) whose national phone numbers are known as such.
+        redacted: counts the pieces taken out, by kind.
+    """
+    if policy == "keep":
+        return {}
+    faults = {}
+    for index, row in rows.items():
+        if not any(HINT.search(text) for text in texts(row)):
+            continue
+        if policy == "redact":
+            rows[index] = rewritten(row, lambda text: redact(text, region, redacted))
+            continue
+        found = Counter(kind for text in texts(row) for kind, _, _ in spans(text, region))
+        if found:
+            detail = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+            faults[index] = RowFault(Reason.PERSONAL_DATA, f"holds personal data or a secret: {detail}")
+    return faults
+
+
+def redact(text: str, region: str, counts: Counter[str]) -> str:
+    """The text with each find replaced by its kind: ``write to [EMAIL]``."""
+    pieces, at = [], 0
+    for kind, start, end in sorted(spans(text, region), key=lambda span: span[1]):
+        if start >= at:
+            pieces += [text[at:start], f"[{kind.upper()}]"]
+            counts[kind] += 1
+            at = end
+    return "".join([*pieces, text[at:]])
+
+
+def spans(text: str, region: str) -> Iterator[tuple[str, int, int]]:
+    """Kind, start and end of each piece of personal data; none lies inside another."""
+    taken: list[tuple[int, int]] = []
+    for kind, start, end in _candidates(text, region):
+        if all(end <= other_start or start >= other_end for other_start, other_end in taken):
+            taken.append((start, end))
+            yield kind, start, end
+
+
+def _candidates(text: str, region: str) -> Iterator[tuple[str, int, int]]:
+    for kind, pattern in PATTERNS.items():
+        for match in pattern.finditer(text):
+            if CHECKS.get(kind, bool)(match[0]):
+                yield kind, match.start(), match.end()
+    if PHONE_HINT.search(text):
+        import phonenumbers
+
+        for phone in phonenumbers.PhoneNumberMatcher(text, region):
+            yield "phone", phone.start, phone.end
+
+
+def luhn(number: str) -> bool:
+    """Whether the digits' weighted sum is a multiple of ten, as on every payment card."""
+    digits = [int(sign) for sign in number if sign.isdigit()]
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def _public_address(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).is_global
+    except ValueError:
+        return False
+
+
+CHECKS: dict[str, Callable[[str], bool]] = {"card": luhn, "ip": _public_address}

@@ -1,0 +1,34 @@
+"""Runs the validation of a batch and reads back what it wrote."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from ft_assets.core.rows import Counts, validate_batch
+from ft_assets.recipes.schema import Source
+
+
+@dataclass(frozen=True)
+class Batch:
+    rows: pl.DataFrame
+    quarantine: pl.DataFrame
+    found: Counts
+
+    @property
+    def rows_in(self) -> int:
+        return self.found.rows_in
+
+    def counts(self) -> dict[str, int]:
+        return dict(sorted(self.found.reasons.items()))
+
+
+def validate(source: Source, *files: Path) -> Batch:
+    """Validates files as one batch; those of several folders keep the name of theirs."""
+    alone = len({file.parent for file in files}) == 1
+    named = {file.name if alone else f"{file.parent.name}/{file.name}": file for file in files}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        counts = validate_batch("here", source, named, out)
+        return Batch(pl.read_parquet(out / "rows.parquet"), pl.read_parquet(out / "quarantine.parquet"), counts)
