@@ -19,8 +19,8 @@ model = PeftModel.from_pretrained(
 )
 
 
-def dataset(parquet: str) -> Dataset:
-    return Dataset.from_parquet(parquet, cache_dir=out).select_columns(["input_ids", "labels"])
+def dataset(file: str) -> Dataset:
+    return Dataset.from_file(file).select_columns(["input_ids", "labels"])
 
 
 trainer = SFTTrainer(

@@ -71,8 +71,8 @@ def time_plain(run: RecipeRun) -> tuple[float, float]:
         inputs = [
             run.artifact("base_model").folder,
             run.artifact("cpt_adapter").folder,
-            run.artifact("tokenized_splits").file("sft_train.parquet"),
-            run.artifact("tokenized_splits").file("sft_validation.parquet"),
+            run.artifact("tokenized_splits").file("sft_train.arrow"),
+            run.artifact("tokenized_splits").file("sft_validation.arrow"),
             json.dumps(run.stages["sft_adapter"].identity),
             placement(run, "sft_adapter")["micro_batch"],
             out,

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from ft_assets.core.rows import Counts, validate_batch
+from ft_assets.core.split import INDEX, index_row, judge
 from ft_assets.recipes.schema import Source
 
 
@@ -32,3 +33,14 @@ def validate(source: Source, *files: Path) -> Batch:
         out = Path(folder)
         counts = validate_batch("here", source, named, out)
         return Batch(pl.read_parquet(out / "rows.parquet"), pl.read_parquet(out / "quarantine.parquet"), counts)
+
+
+def joined(batches: dict[str, pl.DataFrame], evaluated: set[int] = frozenset()) -> pl.DataFrame:
+    """Rows of several batches, by key, as ``tokenized_splits`` judges them, with the rows themselves under ``row``."""
+    rows = [{**row, "batch": key} for key, frame in sorted(batches.items()) for row in frame.to_dicts()]
+    entries = [
+        {**index_row({name: value for name, value in row.items() if name != "batch"}), "batch": row["batch"]}
+        for row in rows
+    ]
+    found = judge(pl.DataFrame(entries, schema={**INDEX, "batch": pl.String}), set(evaluated), {})
+    return found.with_columns(pl.Series("row", rows, dtype=pl.Object))

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_assets.core.canonical import fingerprint
-from ft_assets.recipes.schema import ONLINE_METHODS, Recipe, Source
+from ft_assets.recipes.schema import HELD_OUT_ROLES, ONLINE_METHODS, SOURCE_ROLES, TRAINING_ROLES, Recipe, Source
 
 CODE_VERSIONS = {
     "raw_corpus": "1",
     "validated_dataset": "2",
     "base_model": "1",
-    "tokenized_splits": "1",
+    "prepared_batch": "1",
+    "overlap": "1",
+    "tokenized_splits": "2",
     "training_plan": "1",
     "cpt_adapter": "1",
     "sft_adapter": "1",
@@ -119,10 +121,12 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
         for role, batches in inputs.validated.items()
         for key, digest in sorted(batches.items())
     }
-    data = recipe.data.model_dump(exclude={"cpt", "sft", "preference", "test", "out_of_domain", "safety"})
+    stages |= _batch_stages(recipe, inputs, base, validated)
+    data = recipe.data.model_dump(exclude=set(SOURCE_ROLES))
+    prepared = {name: stage.fingerprint for name, stage in stages.items() if ":" in name}
     stages["tokenized_splits"] = make_stage(
         "tokenized_splits",
-        {"data": data, "seed": recipe.seed, "base_content": inputs.base_content},
+        {"data": data, "seed": recipe.seed, "base_content": inputs.base_content, "prepared": prepared},
         {"base_model": base, **validated},
     )
     splits = made("tokenized_splits")
@@ -175,6 +179,29 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     else:
         pass_through("quantized_model", made("merged_model"))
     _add_evaluation(add, recipe, base, splits, made)
+    return stages
+
+
+def _batch_stages(
+    recipe: Recipe, inputs: Inputs, base: tuple[str, str], validated: Mapping[str, tuple[str, str]]
+) -> dict[str, Stage]:
+    """What ``tokenized_splits`` makes of each training batch alone, and so once: ``prepared:ROLE:SOURCE@BATCH``, and
+    ``overlap:ROLE:SOURCE@BATCH`` where the recipe decontaminates.
+    """
+    stages = {}
+    data = recipe.data.model_dump(include={"max_length", "overlong", "loss_on", "near_duplicates"})
+    if data["near_duplicates"]:
+        del data["near_duplicates"]["threshold"]
+    training, evaluation = (
+        {name: entry for name, entry in validated.items() if name.partition(":")[0] in roles}
+        for roles in (TRAINING_ROLES, HELD_OUT_ROLES)
+    )
+    for name, rows in training.items():
+        identity = {"role": name.partition(":")[0], "data": data, "base_content": inputs.base_content}
+        stages[f"prepared:{name}"] = make_stage("prepared_batch", identity, {"base_model": base, "rows": rows})
+        if recipe.data.decontamination and evaluation:
+            settings = recipe.data.decontamination.model_dump()
+            stages[f"overlap:{name}"] = make_stage("overlap", settings, {"rows": rows, **evaluation})
     return stages
 
 

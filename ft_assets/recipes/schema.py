@@ -14,7 +14,9 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
 MODEL_STAGES = ("cpt", "sft", "reward", "policy")
-SOURCE_ROLES = ("cpt", "sft", "preference", "test", "out_of_domain", "safety")
+TRAINING_ROLES = ("cpt", "sft", "preference")
+HELD_OUT_ROLES = ("test", "out_of_domain", "safety")
+SOURCE_ROLES = TRAINING_ROLES + HELD_OUT_ROLES
 ONLINE_METHODS = ("rloo",)
 FORMATS = {
     "text": ("text",),
@@ -87,11 +89,32 @@ class Split(Strict):
     test: Share
 
 
+class NearDuplicates(Strict):
+    """Rows whose word n-grams are at least ``threshold`` alike (Jaccard similarity) are repeats of each other."""
+
+    threshold: Annotated[float, Field(ge=0.5, le=1)]
+    ngram_words: Annotated[int, Field(ge=1, le=50)]
+
+
+class Decontamination(Strict):
+    """Training rows that share a run of ``ngram_words`` words with an evaluation row are dropped."""
+
+    ngram_words: Annotated[int, Field(ge=5, le=100)]
+
+
 class Data(Strict):
-    """Which sources feed which stage, and how rows become tokens (``max_length`` in tokens)."""
+    """Which sources feed which stage, and how rows become tokens (``max_length`` in tokens).
+
+    ``loss_on`` says which tokens of a conversation are learned: every answer, the last one, or all. ``packing`` joins
+    conversations into sequences of up to ``max_length``; none sees another.
+    """
 
     max_length: Annotated[int, Field(ge=16, le=1_048_576)]
-    overlong: Literal["error", "drop"]
+    overlong: Literal["error", "drop", "truncate", "chunk"]
+    loss_on: Literal["assistant", "completion", "all"] = "assistant"
+    packing: bool = False
+    near_duplicates: NearDuplicates | None = None
+    decontamination: Decontamination | None = None
     split: Split
     cpt: list[Name] = []
     sft: list[Name] = []

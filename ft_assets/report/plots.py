@@ -71,11 +71,12 @@ def loss_curve(history: list[dict[str, Any]], title: str = "training loss") -> F
     return figure
 
 
-def length_histogram(lengths: dict[str, list[int]], max_length: int) -> Figure:
-    """Row lengths in tokens per stage's data, with ``max_length`` as a line where it is in view."""
+def length_histogram(lengths: dict[str, dict[str, list[float]]], max_length: int) -> Figure:
+    """Row lengths in tokens per stage's data (counts between edges), with ``max_length`` as a line."""
     figure, axes = _figure()
-    for (name, values), colour in zip(((n, v) for n, v in lengths.items() if v), (ACCENT, SECOND, MUTED), strict=False):
-        axes.hist(values, bins=24, alpha=0.65, color=colour, label=name)
+    shown = ((name, bins) for name, bins in lengths.items() if bins["counts"])
+    for (name, bins), colour in zip(shown, (ACCENT, SECOND, MUTED), strict=False):
+        axes.stairs(bins["counts"], bins["edges"], fill=True, alpha=0.65, color=colour, label=name)
     axes.axvline(max_length, color=INK, linestyle="--", linewidth=1, label="max_length")
     axes.legend(frameon=False)
     axes.set(xlabel="tokens per row", ylabel="rows", title="row lengths")

@@ -13,7 +13,7 @@ from ft_assets.worker.job import Job, die_with_parent, one_at_a_time
 
 MODULES = {
     "base_model": "base_model",
-    "tokenized_splits": "tokenize",
+    "tokenized_splits": "splits",
     "cpt_adapter": "train",
     "sft_adapter": "train",
     "reward_model": "train",

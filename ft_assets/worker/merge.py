@@ -37,7 +37,7 @@ def _parity_prompts(job: Job) -> list[list[int]]:
     if splits is None:
         return [[1, 2, 3]]
     for name in ("sft_validation", "sft_train", "cpt_validation", "cpt_train", "preference_train"):
-        frame = pl.read_parquet(splits.file(f"{name}.parquet"))
+        frame = pl.read_ipc_stream(splits.file(f"{name}.arrow"))
         column = "input_ids" if "input_ids" in frame.columns else "prompt_ids"
         if frame.height:
             return [list(ids) for ids in frame[column].head(PARITY_ROWS).to_list()]

@@ -153,9 +153,7 @@ def _policy_model(job: Job, base: Artifact, start: Artifact | None, dtype: torch
 
 
 def _rows(job: Job, name: str, *columns: str) -> Dataset:
-    rows = Dataset.from_parquet(
-        str(job.input("tokenized_splits").file(f"{name}.parquet")), cache_dir=str(job.scratch / "datasets")
-    ).select_columns(list(columns))
+    rows = Dataset.from_file(str(job.input("tokenized_splits").file(f"{name}.arrow"))).select_columns(list(columns))
     if name.endswith("_train") and not len(rows):
         raise FineTuneError(f"{job.stage}: no training rows are left in {name}; `ft status` shows where they went")
     return rows

@@ -39,8 +39,15 @@ def stages(document, base_content="b0", **more):
 
 def remade(before, after):
     """Names whose fingerprint differs, the plan aside: it costs nothing and follows the whole recipe."""
-    assert set(before) == set(after)
-    return {name for name in before if before[name].fingerprint != after[name].fingerprint} - {"training_plan"}
+    assets = {name for name in before if ":" not in name}
+    assert assets == {name for name in after if ":" not in name}
+    return {name for name in assets if before[name].fingerprint != after[name].fingerprint} - {"training_plan"}
+
+
+def batches_remade(before, after):
+    """What of single batches is made anew: stages of ``after`` that ``before`` does not have."""
+    had = {stage.fingerprint for stage in before.values()}
+    return {name for name, stage in after.items() if ":" in name and stage.fingerprint not in had}
 
 
 @pytest.fixture
@@ -49,7 +56,7 @@ def demo():
 
 
 def test_every_asset_has_a_stage(demo):
-    assert set(stages(demo)) == {*MODEL_ASSETS, "evaluation"}
+    assert {name for name in stages(demo) if ":" not in name} == {*MODEL_ASSETS, "evaluation"}
 
 
 def test_equal_inputs_give_equal_fingerprints(demo):
@@ -103,6 +110,10 @@ def test_hardware_changes_the_plan(demo):
         ("data.max_length", 128, SPLITS),
         ("data.overlong", "error", SPLITS),
         ("data.split.test", 0.1, SPLITS),
+        ("data.loss_on", "all", SPLITS),
+        ("data.packing", True, SPLITS),
+        ("data.near_duplicates", {"threshold": 0.8, "ngram_words": 5}, SPLITS),
+        ("data.decontamination", {"ngram_words": 13}, SPLITS),
         ("data.max_train_rows", 5, SPLITS),
         ("adapter.r", 8, TRAINED),
         ("adapter.target_modules", ["q_proj"], TRAINED),
@@ -135,6 +146,35 @@ def test_the_order_of_a_list_that_is_a_set_changes_nothing(demo):
 def test_a_new_batch_re_makes_all_that_follows_the_splits(demo):
     batches = {"demo_entities@2026-01": "sft-demo_entities", "demo_entities@2026-02": "new"}
     assert remade(stages(demo), stages(demo, sft=batches)) == SPLITS
+
+
+def test_a_new_batch_is_prepared_and_no_other_again(demo):
+    demo = changed_document(demo, "data.decontamination", {"ngram_words": 13})
+    batches = {"demo_entities@2026-01": "sft-demo_entities", "demo_entities@2026-02": "new"}
+    new = {"prepared:sft:demo_entities@2026-02", "overlap:sft:demo_entities@2026-02"}
+    assert batches_remade(stages(demo), stages(demo, sft=batches)) == new
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("seed", 18), ("data.split.test", 0.1), ("data.packing", True), ("data.max_train_rows", 5)],
+)
+def test_what_concerns_all_batches_prepares_none_again(demo, field, value):
+    assert batches_remade(stages(demo), stages(changed_document(demo, field, value))) == set()
+
+
+def test_another_threshold_sketches_no_batch_again(demo):
+    looser, stricter = (
+        stages(changed_document(demo, "data.near_duplicates", {"threshold": threshold, "ngram_words": 5}))
+        for threshold in (0.7, 0.9)
+    )
+    assert batches_remade(looser, stricter) == set()
+
+
+def test_a_new_evaluation_batch_is_searched_for_and_prepares_nothing_again(demo):
+    demo = changed_document(demo, "data.decontamination", {"ngram_words": 13})
+    found = batches_remade(stages(demo), stages(demo, test={"demo_entities_test@2026-02": "new"}))
+    assert found == {name for name in stages(demo) if name.startswith("overlap:")}
 
 
 def test_the_order_of_batches_changes_nothing(demo):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_assets.core.reasons import Reason
-from ft_assets.core.split import merge, prompt_key
+from ft_assets.core.split import prompt_hash
 from ft_assets.recipes.demo_data.generate import PLANTED, write
 from ft_assets.recipes.load import SHIPPED, load_catalog
 from ft_assets.recipes.schema import FORMATS, Source
@@ -381,10 +381,7 @@ def demo():
         name: {key: batch.validate(catalog.source(name), Path(path)) for key, path in catalog.batches(name).items()}
         for name in catalog.sources
     }
-    joined = {
-        name: merge(({**row, "batch": key} for key, found in each.items() for row in found.rows.to_dicts()), set())
-        for name, each in batches.items()
-    }
+    joined = {name: batch.joined({key: found.rows for key, found in each.items()}) for name, each in batches.items()}
     return batches, joined
 
 
@@ -394,7 +391,7 @@ def test_the_demo_has_the_dirt_that_was_planted(demo):
     for name, each in batches.items():
         for found in each.values():
             counts[name].update(found.counts())
-        counts[name].update(joined[name].counts())
+        counts[name].update(joined[name]["reason"].drop_nulls())
     assert {name: dict(found) for name, found in counts.items() if found} == PLANTED
 
 
@@ -404,7 +401,7 @@ def test_a_repeat_across_batches_is_found_when_they_are_joined(demo):
         sum(found.counts()["exact_duplicate"] for found in batches["demo_entities"].values())
         == PLANTED["demo_entities"]["exact_duplicate"] - 1
     )
-    assert joined["demo_entities"].counts() == {"exact_duplicate": 1}
+    assert joined["demo_entities"]["reason"].drop_nulls().to_list() == ["exact_duplicate"]
 
 
 def test_every_demo_row_is_accounted_for(demo):
@@ -417,6 +414,10 @@ def test_the_generator_writes_the_shipped_bytes(tmp_path):
     written = {path.relative_to(tmp_path): path.read_bytes() for path in write(tmp_path)}
     shipped = SHIPPED / "demo_data"
     assert written == {path.relative_to(shipped): path.read_bytes() for path in shipped.glob("*/*.jsonl")}
+
+
+def kept(joined):
+    return joined.filter(joined["reason"].is_null())["row"].to_list()
 
 
 def entities(rows):
@@ -435,15 +436,15 @@ def shape(sentence, names):
 @pytest.mark.parametrize("held_out", ["demo_entities_test", "demo_out_of_domain"])
 def test_no_held_out_name_or_shape_is_trained_on(demo, held_out):
     joined = demo[1]
-    trained = entities(joined["demo_entities"].rows)
+    trained = entities(kept(joined["demo_entities"]))
     pairs = [
         (row["prompt"][0]["content"].partition("\n\n")[2], json.loads(row["chosen"]))
-        for row in joined["demo_preferences"].rows
+        for row in kept(joined["demo_preferences"])
     ]
-    tested = entities(joined[held_out].rows)
+    tested = entities(kept(joined[held_out]))
     assert tested
     everything = "\n".join(
-        [*(sentence for sentence, _ in [*trained, *pairs]), *(row["text"] for row in joined["demo_text"].rows)]
+        [*(sentence for sentence, _ in [*trained, *pairs]), *(row["text"] for row in kept(joined["demo_text"]))]
     )
     names = {name for _, found in tested for name in found}
     assert [name for name in sorted(names) if re.search(rf"\b{re.escape(name)}\b", everything)] == []
@@ -453,11 +454,11 @@ def test_no_held_out_name_or_shape_is_trained_on(demo, held_out):
 def test_no_demo_training_prompt_is_in_an_evaluation_set(demo):
     joined = demo[1]
     evaluated = {
-        prompt_key(row)
+        prompt_hash(row)
         for name in ("demo_entities_test", "demo_out_of_domain", "demo_safety")
-        for row in joined[name].rows
+        for row in kept(joined[name])
     }
-    trained = {prompt_key(row) for name in ("demo_entities", "demo_preferences") for row in joined[name].rows}
+    trained = {prompt_hash(row) for name in ("demo_entities", "demo_preferences") for row in kept(joined[name])}
     assert evaluated
     assert trained & evaluated == set()
 

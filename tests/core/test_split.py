@@ -2,34 +2,66 @@
 
 from collections import Counter
 
+import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ft_assets.core.split import merge, part_of, prompt_key
+from ft_assets.core import near
+from ft_assets.core.rows import content_id
+from ft_assets.core.split import INDEX, index_row, judge, over_limit, part_of, prompt_hash
 
 
-def row(question, answer="yes", batch="a@1", position=1, row_id=None):
-    return {
-        "row_id": row_id or f"{question}|{answer}",
-        "batch": batch,
-        "position": position,
-        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
-    }
+def row(question, answer="yes", batch="a@1", position=1):
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"batch": batch, "file": "rows.jsonl", "position": position, "messages": turns}
 
 
-def parts(rows, seed=17, validation=0.1, test=0.1):
-    return {one["row_id"]: part_of(prompt_key(one), seed, validation, test) for one in merge(rows, set()).rows}
+def pair(chosen, rejected, prompt="q", position=1):
+    turns = [{"role": "user", "content": prompt}]
+    place = {"batch": "a@1", "file": "rows.jsonl", "position": position}
+    return {**place, "prompt": turns, "chosen": chosen, "rejected": rejected}
 
 
-@given(old=st.lists(st.text(max_size=5), max_size=30), new=st.lists(st.text(max_size=5), max_size=30))
+def index(rows):
+    entries = []
+    for one in rows:
+        content = {name: value for name, value in one.items() if name not in ("batch", "file", "position")}
+        plain = {name: value for name, value in one.items() if name != "batch"}
+        entries.append({**index_row({**plain, "row_id": content_id(content)}), "batch": one["batch"]})
+    return pl.DataFrame(entries, schema={**INDEX, "batch": pl.String})
+
+
+def judged(rows, evaluated=frozenset(), overlaps=None, threshold=None):
+    sketches = None
+    if threshold:
+        sketches = near.sketch([" ".join(turn["content"] for turn in one["messages"]) for one in rows], 3)
+    return judge(index(rows), set(evaluated), overlaps or {}, sketches, threshold or 1.0)
+
+
+def kept(found):
+    return found.filter(pl.col("reason").is_null())
+
+
+def reasons(found):
+    return found["reason"].to_list()
+
+
+def parts(prompts, seed=17, validation=0.1, test=0.1):
+    hashes = np.array([prompt_hash(row(prompt)) for prompt in prompts], np.uint64)
+    return list(part_of(hashes, seed, validation, test))
+
+
+TEXTS = st.lists(st.text(max_size=5), max_size=30)
+
+
+@given(old=TEXTS, new=TEXTS)
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_new_rows_move_no_old_row(old, new):
-    before = parts([row(question) for question in old])
-    for after in (
-        parts([row(question) for question in [*old, *new]]),
-        parts([row(question) for question in [*new, *old]]),
-    ):
+    before = dict(zip(old, parts(old), strict=True))
+    for more in ([*old, *new], [*new, *old]):
+        after = dict(zip(more, parts(more), strict=True))
         assert {key: after[key] for key in before} == before
 
 
@@ -38,61 +70,35 @@ def test_new_rows_move_no_old_row(old, new):
 )
 def test_shares_are_respected(validation, test):
     count = 20_000
-    found = Counter(part_of(f"question {n}", 17, validation, test) for n in range(count))
+    found = Counter(parts([f"question {n}" for n in range(count)], 17, validation, test))
     for part, share in (("validation", validation), ("test", test), ("train", 1 - validation - test)):
         spread = (share * (1 - share) / count) ** 0.5
         assert found[part] / count == pytest.approx(share, abs=4 * spread)
 
 
 def test_another_seed_splits_otherwise():
-    first, second = ([part_of(f"question {n}", seed, 0.25, 0.25) for n in range(200)] for seed in (1, 2))
-    assert first != second
+    prompts = [f"question {n}" for n in range(200)]
+    assert parts(prompts, 1, 0.25, 0.25) != parts(prompts, 2, 0.25, 0.25)
 
 
 def test_a_split_is_the_same_on_every_machine():
-    assert [part_of(f"question {n}", 17, 0.25, 0.25) for n in range(8)] == [
-        "test",
-        "validation",
-        "validation",
-        "train",
-        "train",
-        "test",
-        "test",
-        "train",
-    ]
+    found = parts([f"question {n}" for n in range(8)], 17, 0.25, 0.25)
+    assert found == ["validation", "test", "validation", "train", "train", "train", "test", "validation"]
 
 
-@given(st.text(max_size=20), st.integers(0, 2**31 - 1))
+@given(st.text(max_size=20))
 @settings(max_examples=50, deadline=None, derandomize=True)
-def test_rows_that_share_a_prompt_share_a_side(question, seed):
+def test_rows_that_share_a_prompt_share_a_hash(question):
     prompt = [{"role": "user", "content": question}]
-    same = [
-        row(question, "one"),
-        row(question, "two"),
-        row(f" {question}\n"),
-        {"prompt": prompt, "chosen": "x", "rejected": "y"},
-        {"prompt": prompt, "label": ""},
-    ]
-    assert len({part_of(prompt_key(each), seed, 0.3, 0.3) for each in same}) == 1
-    assert len({prompt_key(each) for each in same}) == 1
+    same = [row(question, "one"), row(question, "two"), row(f" {question}\n"), {"prompt": prompt, "label": ""}]
+    assert len({prompt_hash(each) for each in same}) == 1
 
 
-def test_other_prompts_have_other_keys():
-    system = {"role": "system", "content": "a"}
-    different = [
-        row("a"),
-        row("b"),
-        {"text": "a"},
-        {"prompt": [system, {"role": "user", "content": "a"}]},
-        {
-            "prompt": [
-                {"role": "user", "content": "a"},
-                {"role": "assistant", "content": "b"},
-                {"role": "user", "content": "a"},
-            ]
-        },
-    ]
-    assert len({prompt_key(each) for each in different}) == len(different)
+def test_other_prompts_have_other_hashes():
+    turn = {"role": "user", "content": "a"}
+    system, answer = {"role": "system", "content": "a"}, {"role": "assistant", "content": "b"}
+    different = [row("a"), row("b"), {"text": "a"}, {"prompt": [system, turn]}, {"prompt": [turn, answer, turn]}]
+    assert len({prompt_hash(each) for each in different}) == len(different)
 
 
 ROWS = st.lists(
@@ -104,24 +110,78 @@ ROWS = st.lists(
 @given(rows=ROWS, held_out=st.sets(st.sampled_from("abcde")))
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_joining_conserves_rows_and_drops_what_is_evaluated(rows, held_out):
-    evaluated = {prompt_key(row(question)) for question in held_out}
-    merged = merge(iter(rows), evaluated)
-    assert merged.rows_in == len(rows) == len(merged.rows) + len(merged.dropped)
-    assert sum(merged.counts().values()) == len(merged.dropped)
-    assert {prompt_key(one) for one in merged.rows} & evaluated == set()
-    assert {one["row_id"] for one in merged.rows} == {one["row_id"] for one in rows if prompt_key(one) not in evaluated}
-    assert len({one["row_id"] for one in merged.rows}) == len(merged.rows)
+    evaluated = {prompt_hash(row(question)) for question in held_out}
+    found = judged(rows, evaluated)
+    assert found.height == len(rows)
+    assert set(kept(found)["prompt"]) & evaluated == set()
+    stays = [one for one in rows if prompt_hash(one) not in evaluated]
+    assert sorted(kept(found)["row_id"]) == sorted(set(index(stays)["row_id"]))
+
+
+@given(rows=ROWS)
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_joining_what_was_joined_drops_nothing(rows):
+    stays = [one for one, reason in zip(rows, reasons(judged(rows)), strict=True) if reason is None]
+    assert reasons(judged(stays)) == [None] * len(stays)
 
 
 def test_the_first_of_equal_rows_is_kept_and_the_other_says_where_it_is():
-    merged = merge([row("a", batch="s@1", position=3), row("a", batch="s@2", position=8)], set())
-    assert [(one["batch"], one["position"]) for one in merged.rows] == [("s@1", 3)]
-    [dropped] = merged.dropped
-    assert (dropped["batch"], dropped["position"], dropped["reason"]) == ("s@2", 8, "exact_duplicate")
-    assert "s@1 line 3" in dropped["detail"]
+    found = judged([row("a", batch="s@1", position=3), row("A ", batch="s@2", position=8)])
+    assert reasons(found) == [None, "exact_duplicate"]
+    assert found["detail"][1] == "same content as s@1 rows.jsonl row 3"
+    assert found["like"][1] == found["row_id"][0]
 
 
-def test_contamination_is_dropped_with_its_reason_whatever_the_answer():
-    merged = merge([row("a", "one"), row("a ", "two"), row("b")], {prompt_key(row("a"))})
-    assert merged.counts() == {"contamination": 2}
-    assert [one["row_id"] for one in merged.rows] == ["b|yes"]
+def test_contamination_is_dropped_whatever_the_answer():
+    found = judged([row("a", "one"), row("a ", "two"), row("b")], {prompt_hash(row("a"))})
+    assert reasons(found) == ["contamination", "contamination", None]
+
+
+def test_a_row_that_overlaps_an_evaluation_set_says_with_what():
+    rows = [row("a"), row("b")]
+    found = judged(rows, overlaps={index(rows)["row_id"][1]: "test t@1 row 4"})
+    assert reasons(found) == [None, "contamination"]
+    assert "test t@1 row 4" in found["detail"][1]
+
+
+def test_pairs_that_contradict_each_other_both_go():
+    found = judged([pair("x", "y"), pair("Y ", "x", position=2), pair("x", "z", position=3), pair("y", "x", "other")])
+    assert reasons(found) == ["reversed_pair", "reversed_pair", None, None]
+
+
+LONG = (
+    "the quick brown fox jumps over the lazy dog while seven wizards box with a jolly giant near the old stone bridge"
+)
+
+
+def test_near_duplicates_go_but_the_first_of_them():
+    rows = [
+        row("something else entirely that is not alike"),
+        row(LONG),
+        row(LONG + " today", position=7),
+        row(LONG + "!"),
+    ]
+    found = judged(rows, threshold=0.7)
+    assert reasons(found) == [None, None, "near_duplicate", "near_duplicate"]
+    assert set(found["like"][2:]) == {found["row_id"][1]}
+
+
+def test_rows_alike_below_the_threshold_stay():
+    assert reasons(judged([row(LONG), row(LONG[: len(LONG) // 2])], threshold=0.9)) == [None, None]
+
+
+@given(order=st.permutations(range(6)))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_how_many_near_duplicates_stay_does_not_hang_on_the_order(order):
+    texts = [LONG, LONG + " today", "nothing like it at all here", LONG + " again", "still another one, far away", "?!"]
+    assert kept(judged([row(texts[at]) for at in order], threshold=0.7)).height == 4
+
+
+def test_a_limit_keeps_the_first_rows_in_hash_order_and_no_row_of_another_part():
+    found = judged([row(f"question {n}") for n in range(40)])
+    parts = pl.Series("part", ["train", "test"] * 20)
+    limited = over_limit(found.with_columns(parts), 5)
+    training = found.filter(parts == "train")["row_id"].sort().to_list()
+    assert kept(limited.filter(parts == "train"))["row_id"].sort().to_list() == training[:5]
+    assert kept(limited.filter(parts == "test")).height == 20
+    assert set(limited["reason"].drop_nulls()) == {"over_max_train_rows"}

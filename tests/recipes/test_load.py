@@ -109,7 +109,7 @@ FAULTS = {
     "a share above half": ("validation: 0.1", "validation: 0.6", "data.split.validation", "0.5", "split:"),
     "a word that is no number": ("  max_length: 64", "  max_length: long", "data.max_length", "integer", "max_length:"),
     "a fraction for a count": ("  max_length: 64", "  max_length: 64.5", "data.max_length", "integer", "max_length:"),
-    "an unknown choice": ("overlong: drop", "overlong: cut", "data.overlong", "'error' or 'drop'", "overlong:"),
+    "an unknown choice": ("overlong: drop", "overlong: cut", "data.overlong", "'truncate' or 'chunk'", "overlong:"),
     "a mapping that is a word": ("publish:\n  to: out", "publish: out", "publish", "dictionary", "publish:"),
     "a list that is a word": ("test: [held_out]", "test: held_out", "data.test", "list", "test: held_out"),
     "a missing field": ("seed: 1\n", "", "seed", "no default", None),
