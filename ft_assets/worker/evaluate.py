@@ -16,7 +16,8 @@ from ft_assets.core.metrics import METRICS, bootstrap, is_refusal
 from ft_assets.worker.generate import answer_perplexity, generate
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
-from ft_assets.worker.models import load_adapted, load_causal, load_tokenizer
+from ft_assets.worker.models import load_adapted, load_causal
+from ft_assets.worker.tokenizer import load_tokenizer
 from ft_assets.worker.tracking import Tracker
 
 SAFETY_NEW_TOKENS = 24

@@ -7,7 +7,8 @@ import torch
 
 from ft_assets.worker.hardware import pick_device
 from ft_assets.worker.job import Job
-from ft_assets.worker.models import load_adapted, load_causal, load_tokenizer
+from ft_assets.worker.models import load_adapted, load_causal
+from ft_assets.worker.tokenizer import load_tokenizer
 
 PARITY_ROWS = 8
 

@@ -1,4 +1,4 @@
-"""Loading and saving models: safetensors only, no remote code, tokenizer and template with them."""
+"""Loading and saving models: safetensors only, no remote code."""
 
 import json
 from pathlib import Path
@@ -6,25 +6,12 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.errors import FineTuneError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a base model, padding on the left.
-
-    Raises:
-        FineTuneError: it has no pad token or no chat template.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None:
-        raise FineTuneError(f"{folder}: the tokenizer has no pad token; set pad_token in its tokenizer_config.json")
-    return tokenizer
 
 
 def load_causal(folder: Path, dtype: torch.dtype, **options: Any) -> Any:

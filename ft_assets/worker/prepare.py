@@ -22,8 +22,8 @@ from ft_assets.core.reasons import Reason, RowFault
 from ft_assets.core.split import INDEX, index_row
 from ft_assets.core.texts import texts
 from ft_assets.worker.job import Job
-from ft_assets.worker.models import load_tokenizer
 from ft_assets.worker.template import IGNORED, Template
+from ft_assets.worker.tokenizer import load_tokenizer
 
 PIECE_ROWS = 4096
 MOST_FEW_SHOT = 64

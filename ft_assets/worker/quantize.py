@@ -8,7 +8,8 @@ from transformers import BitsAndBytesConfig
 
 from ft_assets.worker.hardware import pick_device, pick_dtype
 from ft_assets.worker.job import Job
-from ft_assets.worker.models import load_causal, load_tokenizer
+from ft_assets.worker.models import load_causal
+from ft_assets.worker.tokenizer import load_tokenizer
 
 
 def run(job: Job) -> None:

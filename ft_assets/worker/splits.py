@@ -23,8 +23,8 @@ from ft_assets.core.split import PARTS, judge, over_limit, part_of, prompt_hash
 from ft_assets.core.texts import texts
 from ft_assets.recipes.schema import HELD_OUT_ROLES, TRAINING_ROLES
 from ft_assets.worker.job import Job, one_at_a_time
-from ft_assets.worker.models import load_tokenizer
 from ft_assets.worker.prepare import DROPPED, TOKENS, Sketches, find_overlap, prepare, rows_of
+from ft_assets.worker.tokenizer import load_tokenizer
 
 MOST_FEW_SHOT = 64
 ALL_DROPPED = {"role": pl.String, "batch": pl.String, **DROPPED, "like": pl.String}
@@ -196,6 +196,7 @@ def _write(role: str, tables: dict[str, pa.Table], data: Row, staging: Staging) 
             table = _blocks(table, data["max_length"])
         elif role == "sft" and part == "train" and data["packing"]:
             table, found["packing"] = _packed(table, data["max_length"])
+            found["longest"] = int(_lengths(role, table).max()) if len(table) else 0
         file = str(staging.file(f"{role}_{part}.arrow"))
         with pa.OSFile(file, "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
             out.write_table(table, max_chunksize=1024)

@@ -21,7 +21,9 @@ from ft_assets.worker import checkpoints
 from ft_assets.worker.callbacks import GuardLoss, ReportProgress, SignCheckpoints
 from ft_assets.worker.hardware import dtype_from_name, dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
-from ft_assets.worker.models import ADAPTER_FILES, load_adapted, load_reward, load_reward_start, load_tokenizer
+from ft_assets.worker.models import ADAPTER_FILES, load_adapted, load_reward, load_reward_start
+from ft_assets.worker.packing import PackedCollator, refuse_bleeding
+from ft_assets.worker.tokenizer import load_tokenizer
 from ft_assets.worker.tracking import Tracker
 
 
@@ -153,7 +155,8 @@ def _policy_model(job: Job, base: Artifact, start: Artifact | None, dtype: torch
 
 
 def _rows(job: Job, name: str, *columns: str) -> Dataset:
-    rows = Dataset.from_file(str(job.input("tokenized_splits").file(f"{name}.arrow"))).select_columns(list(columns))
+    rows = Dataset.from_file(str(job.input("tokenized_splits").file(f"{name}.arrow")))
+    rows = rows.select_columns([*columns, *({"seq_lengths"} & set(rows.column_names))])
     if name.endswith("_train") and not len(rows):
         raise FineTuneError(f"{job.stage}: no training rows are left in {name}; `ft status` shows where they went")
     return rows
@@ -163,9 +166,14 @@ def _sft_trainer(
     job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, tokenizer: Any, arguments: dict[str, Any]
 ) -> Any:
     part = "cpt" if job.stage == "cpt_adapter" else "sft"
+    model, train = _policy_model(job, base, start, dtype), _rows(job, f"{part}_train", "input_ids", "labels")
+    if "seq_lengths" in train.column_names:
+        refuse_bleeding(model)
+        model.config.use_cache = False
     return SFTTrainer(
-        model=_policy_model(job, base, start, dtype),
+        model=model,
         processing_class=tokenizer,
+        data_collator=PackedCollator(tokenizer.pad_token_id) if "seq_lengths" in train.column_names else None,
         args=SFTConfig(
             **arguments,
             max_length=None,
@@ -173,7 +181,7 @@ def _sft_trainer(
             dataset_kwargs={"skip_prepare_dataset": True},
             eos_token=tokenizer.eos_token,
         ),
-        train_dataset=_rows(job, f"{part}_train", "input_ids", "labels"),
+        train_dataset=train,
         eval_dataset=_rows(job, f"{part}_validation", "input_ids", "labels"),
     )
 

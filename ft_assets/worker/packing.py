@@ -1,0 +1,74 @@
+"""Training on packed sequences: several conversations in one row, none of which sees another.
+
+A packed row of three conversations, and what the collator makes of it (``.`` is padding)::
+
+    seq_lengths    3     2   4
+    input_ids    a a a  b b  c c c c  .
+    position_ids 0 1 2  0 1  0 1 2 3  0
+    labels       - 1 1  - 1  - 1 1 1  -
+
+Positions that begin anew are what tells transformers' attention kernels apart which tokens belong together; it reads them
+where there is no attention mask and no cache. Whether a model really honours them is tried before it is trained.
+"""
+
+from itertools import chain
+from typing import Any
+
+import torch
+
+from ft_assets.core.errors import FineTuneError
+from ft_assets.worker.template import IGNORED
+
+PROBE = ([5, 9, 7, 8, 6], [11, 6, 5, 12])
+# Far above what another order of float additions does to a logit, far below what another context does.
+PROBE_TOLERANCE = 0.05
+
+
+class PackedCollator:
+    """Rows of ``input_ids``, ``labels`` and, where packed, ``seq_lengths``, padded on the right to one length."""
+
+    def __init__(self, pad_token_id: int):
+        self.pad = {"input_ids": pad_token_id, "labels": IGNORED, "position_ids": 0}
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(row["input_ids"]) for row in rows)
+        columns: dict[str, list[list[int]]] = {name: [] for name in self.pad}
+        for row in rows:
+            lengths = row.get("seq_lengths") or [len(row["input_ids"])]
+            positions = [position for length in lengths for position in range(length)]
+            # The first token of a conversation would be learned from the end of the one before.
+            labels = [IGNORED if not at else label for at, label in zip(positions, row["labels"], strict=True)]
+            filled = {"input_ids": row["input_ids"], "labels": labels, "position_ids": positions}
+            for name, values in filled.items():
+                columns[name].append([*values, *[self.pad[name]] * (longest - len(values))])
+        return {name: torch.tensor(values) for name, values in columns.items()}
+
+
+def refuse_bleeding(model: Any) -> None:
+    """Runs two short rows apart and packed.
+
+    Raises:
+        FineTuneError: the logits differ, so this model lets one packed conversation see another.
+    """
+    collate = PackedCollator(0)
+    rows = [{"input_ids": ids, "labels": ids} for ids in PROBE]
+    whole = [*chain.from_iterable(PROBE)]
+    packed = {"input_ids": whole, "labels": whole, "seq_lengths": [len(ids) for ids in PROBE]}
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        apart = torch.cat([_logits(model, collate([row])) for row in rows])
+        together = _logits(model, collate([packed]))
+    model.train(was_training)
+    error = float((apart - together).abs().max())
+    if not error <= PROBE_TOLERANCE * float(apart.abs().max()):
+        kernel = getattr(model.config, "_attn_implementation", "unknown")
+        raise FineTuneError(
+            f"data.packing: with attention {kernel!r} this model lets one packed conversation see another (logits differ "
+            f"by {error:.3g}); set data.packing: false, or use another attention kernel"
+        )
+
+
+def _logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    inputs = {name: values.to(model.device) for name, values in batch.items() if name != "labels"}
+    return model(**inputs, use_cache=False).logits[0].float()
