@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export FT_HOME ?= $(CURDIR)/.ft
 
-.PHONY: demo test check lint ui lock bench clean debian
+.PHONY: bench-data demo test check lint ui lock bench clean debian
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +41,9 @@ debian:
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.sft_overhead
+
+bench-data: $(READY)
+	$(BIN)/python -m benchmarks.data_pipeline
 
 # The exact versions that were tested, without torch's CPU or CUDA suffix.
 lock: $(READY)

@@ -6,11 +6,9 @@ from typing import Any
 import dagster as dg
 
 
-def counts_table(label: str, counts: dict[str, int]) -> dg.TableMetadataValue:
-    schema = dg.TableSchema([dg.TableColumn(label, "string"), dg.TableColumn("rows", "int")])
-    return dg.MetadataValue.table(
-        [dg.TableRecord({label: key, "rows": value}) for key, value in counts.items()], schema
-    )
+def counts_table(label: str, counts: dict[str, int], unit: str = "rows") -> dg.TableMetadataValue:
+    schema = dg.TableSchema([dg.TableColumn(label, "string"), dg.TableColumn(unit, "int")])
+    return dg.MetadataValue.table([dg.TableRecord({label: key, unit: value}) for key, value in counts.items()], schema)
 
 
 def table_schema(columns: dict[str, str]) -> dg.TableSchema:

@@ -101,7 +101,18 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
                     {role: part["lengths"] for role, part in trained.items()},
                     run.recipe.data.max_length,
                 ),
+                "tokens by source": counts_table(
+                    "source",
+                    {name: n for part in trained.values() for name, n in part["tokens_by_source"].items()},
+                    "tokens",
+                ),
                 **{f"{role} tokens": part["tokens"] for role, part in trained.items()},
+                **{f"{role} rows truncated": part["truncated"] for role, part in trained.items() if part["truncated"]},
+                **{
+                    f"{role} packing efficiency": part["packing"]["efficiency"]
+                    for role, part in trained.items()
+                    if "packing" in part
+                },
             },
             checks,
         )

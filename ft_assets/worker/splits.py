@@ -5,6 +5,7 @@ contamination go, rows fall into their parts, and the tokens of what stays are c
 that training maps into memory; it never holds a set whole.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.errors import CorruptArtifact
 from ft_assets.core.overlap import EvaluationGrams, evaluation_grams
-from ft_assets.core.pack import best_fit
+from ft_assets.core.pack import pack
 from ft_assets.core.rows import normal_id
 from ft_assets.core.split import PARTS, judge, over_limit, part_of, prompt_hash
 from ft_assets.core.texts import texts
@@ -112,7 +113,7 @@ class Parts:
     def _open(self, name: str, make: Callable[[Job], None]) -> Artifact:
         part = self.job.execution["parts"][name]
         execution = {**self.job.execution, "key": name.rpartition(":")[2]}
-        job = replace(self.job, **part, execution=execution)
+        job = replace(self.job, **part, execution=execution, started=time.monotonic())
         for _ in range(2):
             try:
                 if (found := job.store.open(job.stage, job.fingerprint)) is not None:
@@ -224,7 +225,7 @@ def _blocks(table: pa.Table, length: int) -> pa.Table:
 def _packed(table: pa.Table, capacity: int) -> tuple[pa.Table, Row]:
     """Conversations joined into sequences; ``seq_lengths`` says where in a sequence each one ends."""
     lengths = _lengths("sft", table)
-    sequence = best_fit(lengths, capacity)
+    sequence = pack(lengths, capacity)
     order = np.argsort(sequence, kind="stable")
     table = table.take(pa.array(order))
     firsts = np.flatnonzero(np.diff(sequence[order], prepend=-1))
