@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from ft_assets.core.progress import describe, last_progress
 
 PLAIN_EVERY_SECONDS = 10.0
+WIDE = 90
 
 
 class Screen:
@@ -21,11 +22,13 @@ class Screen:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.live = self.console.is_terminal
+        self.asset, self.since = "", 0.0
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
 
     def started(self, asset: str, partition: str) -> None:
+        self.asset, self.since = asset, time.time()
         if not self.live:
             self.say(f"{asset} [{partition}] ...")
 
@@ -40,24 +43,25 @@ class Screen:
             self._follow_plain(run_folder, done)
 
     def _follow_live(self, run_folder: Path, done: threading.Event) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[numbers]}"))
+        narrow = self.console.width < WIDE
+        bar = () if narrow else (BarColumn(bar_width=20),)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), *bar, TextColumn("{task.fields[numbers]}"))
         with Progress(*columns, console=self.console, transient=True) as progress:
-            task: TaskID | None = None
+            task = progress.add_task("", total=None, numbers="")
             while not done.wait(0.3):
-                found = newest(run_folder)
-                if not found or found["note"] == "done":
-                    continue
-                words = describe(found).split(", ")
-                shown: dict[str, Any] = {
-                    "description": words[0],
-                    "numbers": ", ".join(words[1:]),
-                    "completed": found["step"],
-                    "total": found["total"] or None,
-                }
-                if task is None:
-                    task = progress.add_task(**shown)
-                else:
-                    progress.update(task, **shown)
+                progress.update(task, **self._shown(newest(run_folder), narrow))
+
+    def _shown(self, found: dict[str, Any], narrow: bool) -> dict[str, Any]:
+        """The bar's fields: the worker's newest line, or the asset alone until its worker has said something."""
+        if not found or found["t"] < self.since or found["note"] == "done":
+            return {"description": self.asset, "numbers": "", "completed": 0, "total": None}
+        words = describe(found).split(", ")
+        return {
+            "description": found["stage"] if narrow and found["total"] else words[0],
+            "numbers": ", ".join(words[1:]),
+            "completed": found["step"],
+            "total": found["total"] or None,
+        }
 
     def _follow_plain(self, run_folder: Path, done: threading.Event) -> None:
         shown, last = "", 0.0
