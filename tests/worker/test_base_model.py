@@ -1,0 +1,161 @@
+"""A base model is taken as it was hashed and whole, or refused in words; nothing is filled in for what it lacks."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_assets.core.artifact import ArtifactStore
+from ft_assets.core.errors import FineTuneError
+from ft_assets.recipes.base import base_identity
+from ft_assets.worker import base_model
+from ft_assets.worker.job import Job
+
+FINGERPRINT = "b" * 64
+
+
+@pytest.fixture
+def folder(tiny_base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_base, tmp_path / "base"))
+
+
+@pytest.fixture
+def job(folder: Path, tmp_path: Path) -> Callable[[], Job]:
+    """Hashes the folder as it is now, as the recipe does, and asks for the stage."""
+
+    def ask() -> Job:
+        identity, path = base_identity("base", tmp_path / "recipe.yaml")
+        return Job(
+            stage="base_model",
+            fingerprint=FINGERPRINT,
+            code_version="1",
+            identity=identity,
+            upstream={},
+            execution={"path": str(path)},
+            store=ArtifactStore(str(tmp_path / "store")),
+            progress_file=tmp_path / "progress.jsonl",
+            cache=tmp_path / "cache",
+        )
+
+    return ask
+
+
+def edit(file: Path, **fields: Any) -> None:
+    """Sets fields of a JSON file; None takes one away."""
+    body = {**json.loads(file.read_text()), **fields}
+    file.write_text(json.dumps({key: value for key, value in body.items() if value is not None}))
+
+
+def refused(job: Job) -> str:
+    """The words with which the stage refuses; nothing has been made then."""
+    with pytest.raises(FineTuneError) as error:
+        base_model.run(job)
+    assert job.store.open("base_model", FINGERPRINT) is None
+    return str(error.value)
+
+
+def test_a_whole_folder_is_taken_as_it_is(folder: Path, job: Callable[[], Job]) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n")
+    (folder / "modeling.py").write_text("raise SystemExit")
+    asked = job()
+    base_model.run(asked)
+    made = asked.store.open("base_model", FINGERPRINT)
+    assert made is not None
+    assert "pytorch_model.bin" not in made.manifest.files
+    assert "modeling.py" not in made.manifest.files
+    assert made.file("model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert made.manifest.metrics["layers"] == 2
+
+
+def test_a_folder_edited_after_it_was_hashed_is_refused(folder: Path, job: Callable[[], Job]) -> None:
+    asked = job()
+    edit(folder / "config.json", rope_theta=5.0)
+    (folder / "added.json").write_text("{}")
+    words = refused(asked)
+    assert str(folder) in words
+    assert "added.json, config.json" in words
+    assert "run again" in words
+
+
+def test_weights_that_lack_a_tensor_are_refused(folder: Path, job: Callable[[], Job]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "model.layers.1.mlp.up_proj.weight" in refused(job())
+
+
+def test_weights_of_another_shape_than_the_config_says_are_refused(folder: Path, job: Callable[[], Job]) -> None:
+    edit(folder / "config.json", vocab_size=200)
+    words = refused(job())
+    assert "model.embed_tokens.weight" in words
+    assert "259" in words
+    assert "200" in words
+
+
+def test_a_tokenizer_with_ids_beyond_the_embedding_is_refused(folder: Path, job: Callable[[], Job]) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(folder)
+    words = refused(job())
+    assert "259" in words
+    assert "<extra>" in words
+
+
+def test_a_tokenizer_without_a_pad_token_is_refused_by_the_folder_to_mend(
+    folder: Path, job: Callable[[], Job], tmp_path: Path
+) -> None:
+    edit(folder / "tokenizer_config.json", pad_token=None)
+    words = refused(job())
+    assert f"{folder}: " in words
+    assert "pad token" in words
+    assert str(tmp_path / "store") not in words
+
+
+def test_a_folder_with_an_adapter_in_it_is_refused(folder: Path, job: Callable[[], Job]) -> None:
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "other/model"}')
+    words = refused(job())
+    assert "adapter_config.json" in words
+    assert str(folder) in words
+
+
+def test_quantized_weights_are_refused(folder: Path, job: Callable[[], Job]) -> None:
+    edit(folder / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    assert "quantized (bitsandbytes)" in refused(job())
+
+
+def test_cut_weights_are_named_where_the_user_has_them(folder: Path, job: Callable[[], Job]) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert f"{weights}: " in refused(job())
+
+
+@pytest.mark.parametrize("field", ["architectures", "num_hidden_layers", "vocab_size"])
+def test_a_config_that_lacks_a_field_is_named(folder: Path, job: Callable[[], Job], field: str) -> None:
+    edit(folder / "config.json", **{field: None})
+    words = refused(job())
+    assert field in words
+    assert "config.json" in words
+
+
+def test_a_config_that_is_no_json_is_named(folder: Path, job: Callable[[], Job]) -> None:
+    (folder / "config.json").write_text('{"model_type"')
+    assert f"{folder}/config.json" in refused(job())
+
+
+def test_a_model_that_wants_code_of_its_own_is_refused(folder: Path, job: Callable[[], Job], tmp_path: Path) -> None:
+    (folder / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    edit(
+        folder / "config.json",
+        model_type="own",
+        auto_map={"AutoConfig": "modeling.C", "AutoModelForCausalLM": "modeling.M"},
+    )
+    words = refused(job())
+    assert "code of its own" in words
+    assert not (tmp_path / "ran").exists()
