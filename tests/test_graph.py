@@ -72,6 +72,19 @@ def test_a_flipped_byte_is_named_and_the_artifact_made_again(made: Workshop, tmp
     assert list((shop.home / "store" / "corrupt" / "sft_adapter").iterdir())
 
 
+def test_a_damaged_release_is_mended_and_the_champion_follows_the_recipe(made: Workshop, tmp_path) -> None:
+    shop = made.copy(tmp_path)
+    release = shop.home / "published" / "tiny"
+    pointer = (release / "champion.json").read_bytes()
+    (release / "champion.json").write_text('{"fingerprint": "another", "folder": "another"}')
+    weights = next(release.glob("*/model.safetensors"))
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert shop.run()["published_model", "tiny"]["status"] == "reused"
+    assert weights.read_bytes() == good
+    assert (release / "champion.json").read_bytes() == pointer
+
+
 def test_new_data_remakes_what_depends_on_it(made: Workshop, tmp_path) -> None:
     shop = made.copy(tmp_path)
     shop.write_rows(

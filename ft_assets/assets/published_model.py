@@ -7,7 +7,7 @@ import dagster as dg
 from ft_assets.assets.making import make_here, recipe_run
 from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.lineage import CODE_VERSIONS
-from ft_assets.core.publish import PublishedFile, missing_files, publish
+from ft_assets.core.publish import PublishedFile, is_champion, missing_files, publish
 from ft_assets.core.recipe_run import RecipeRun
 from resources.catalog import CatalogResource
 from resources.store import StoreResource
@@ -16,7 +16,7 @@ COMPLETE = dg.AssetCheckSpec(
     "published_complete",
     asset="published_model",
     blocking=True,
-    description="Every file of the release is at its place with the size it should have.",
+    description="Every file of the release is at its place with the size and, in a local folder, the hash it should have.",
 )
 
 
@@ -46,10 +46,9 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
 
         made = make_here(context, stage, run.store, 0.0, produce)
         absent = missing_files(url, stage.fingerprint, files)
-        if absent:
-            context.log.warning(
-                f"{len(absent)} files of the release at {url} are missing or cut; publishing them again"
-            )
+        # A reused release may have been damaged since, or another one be the champion by now.
+        if absent or not is_champion(url, stage.fingerprint):
+            context.log.warning(f"the release at {url} lacks {len(absent)} files or is not the champion; publishing it")
             publish(url, stage.fingerprint, files)
             absent = missing_files(url, stage.fingerprint, files)
         check = dg.AssetCheckResult(passed=not absent, check_name="published_complete", metadata={"missing": absent})

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.publish import PublishedFile, missing_files, publish
+from ft_assets.core.publish import PublishedFile, is_champion, missing_files, publish
 
 OLD, NEW = "a" * 64, "b" * 64
 
@@ -89,6 +89,27 @@ def test_a_cut_file_is_written_again(url, files):
     assert missing_files(url, NEW, files) == ["adapter/model.safetensors"]
     publish(url, NEW, files)
     assert release(url, NEW) == contents(files)
+
+
+def test_a_file_changed_in_place_is_written_again(files, tmp_path):
+    url = str(tmp_path / "published")
+    publish(url, NEW, files)
+    (tmp_path / "published" / NEW[:16] / "adapter" / "model.safetensors").write_bytes(b"w" * 4999 + b"x")
+    assert missing_files(url, NEW, files) == ["adapter/model.safetensors"]
+    publish(url, NEW, files)
+    assert release(url, NEW) == contents(files)
+
+
+@pytest.mark.parametrize("pointer", [None, b"", b"[]", b"{}", b"no json"])
+def test_a_champion_that_is_gone_or_damaged_is_none(url, files, pointer):
+    publish(url, NEW, files)
+    assert is_champion(url, NEW)
+    assert not is_champion(url, OLD)
+    fs, root = fsspec.core.url_to_fs(url)
+    fs.rm(f"{root}/champion.json")
+    if pointer is not None:
+        fs.pipe_file(f"{root}/champion.json", pointer)
+    assert not is_champion(url, NEW)
 
 
 def test_publishing_again_changes_nothing(url, files):
