@@ -23,6 +23,7 @@ from ft_assets.core.errors import WorkerFailed
 from ft_assets.core.progress import describe, last_progress
 
 POLL_SECONDS = 0.2
+LOOK_EVERY_POLLS = 5
 LOG_EVERY_SECONDS = 15.0
 GRACE_SECONDS = 5.0
 TAIL_LINES = 50
@@ -31,11 +32,13 @@ TAIL_LINES = 50
 class LocalLauncher(dg.ConfigurableResource):
     """Worker processes on this machine, under torchrun when they train.
 
-    ``runs`` holds a folder per run; ``cache`` holds downloads.
+    ``runs`` holds a folder per run; ``cache`` holds downloads. A worker one of whose processes is stopped (SIGSTOP) is
+    ended after ``stopped_seconds``: the others would wait for it without end.
     """
 
     runs: str
     cache: str
+    stopped_seconds: float = 120.0
 
     def run(
         self, context: dg.AssetExecutionContext, request: dict[str, Any], processes: int | None, threads: int | None
@@ -47,7 +50,7 @@ class LocalLauncher(dg.ConfigurableResource):
             threads: CPU threads per process; the cores are shared out evenly when None.
 
         Raises:
-            WorkerFailed: it ended with an error; holds its last 50 lines.
+            WorkerFailed: it ended with an error, and then holds its last 50 lines, or was stopped for too long.
         """
         folder: Path = Path(self.runs) / context.run_id / request["stage"]
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +67,7 @@ class LocalLauncher(dg.ConfigurableResource):
                     stdin=subprocess.DEVNULL,
                 )
                 try:
-                    _watch(context, process, folder)
+                    _watch(context, process, folder, self.stopped_seconds)
                 finally:
                     end_process_tree(process)
         if process.returncode != 0:
@@ -113,11 +116,24 @@ def worker_environment(processes: int, threads: int | None) -> dict[str, str]:
     }
 
 
-def _watch(context: dg.AssetExecutionContext, process: subprocess.Popen[bytes], folder: Path) -> None:
+def _watch(
+    context: dg.AssetExecutionContext, process: subprocess.Popen[bytes], folder: Path, stopped_seconds: float
+) -> None:
     last_log = time.monotonic()
     last_line = ""
+    polls, stopped_polls = 0, 0
     while process.poll() is None:
         time.sleep(POLL_SECONDS)
+        polls += 1
+        if polls % LOOK_EVERY_POLLS == 0:
+            stopped = _stopped(process)
+            # Polls are counted, not time: who stops this process too and lets both go on has lost nothing.
+            stopped_polls = stopped_polls + LOOK_EVERY_POLLS if stopped else 0
+            if stopped_polls * POLL_SECONDS >= stopped_seconds:
+                raise WorkerFailed(
+                    f"process {stopped[0]} of the worker has been stopped (SIGSTOP) for {stopped_seconds:.0f} s, so the "
+                    "worker was ended; run again to resume"
+                )
         if time.monotonic() - last_log > LOG_EVERY_SECONDS:
             last_log = time.monotonic()
             line = describe(last_progress(folder / "progress.jsonl"))
@@ -126,18 +142,34 @@ def _watch(context: dg.AssetExecutionContext, process: subprocess.Popen[bytes], 
                 last_line = line
 
 
+def _stopped(process: subprocess.Popen[bytes]) -> list[int]:
+    """Ids of the worker's processes that are stopped."""
+    found = []
+    for member in _tree(process):
+        with suppress(psutil.NoSuchProcess):
+            if member.status() == psutil.STATUS_STOPPED:
+                found.append(member.pid)
+    return found
+
+
+def _tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The worker's processes, descendants first; none where it has ended."""
+    try:
+        return [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    except psutil.NoSuchProcess:
+        return []
+
+
 def end_process_tree(process: subprocess.Popen[bytes]) -> None:
     """Ends the worker and all its descendants: SIGTERM, then SIGKILL after a grace period. torchrun's ranks are
     sessions of their own, so the process group is not enough.
     """
     if process.poll() is not None:
         return
-    try:
-        tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    except psutil.NoSuchProcess:
-        return
+    tree = _tree(process)
     for member in tree:
         _signal(member, signal.SIGTERM)
+        _signal(member, signal.SIGCONT)  # one that is stopped hears of it only when it goes on
     _, alive = psutil.wait_procs(tree, timeout=GRACE_SECONDS)
     for member in alive:
         _signal(member, signal.SIGKILL)
