@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+FIELDS = {"t", "stage", "note", "step", "total"}
+
 
 def last_progress(path: Path) -> dict[str, Any]:
-    """The newest whole line of a progress file, or nothing."""
+    """The newest whole record of a progress file, or nothing. Progress is for show: damage to it stops no run."""
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - 4096))
@@ -15,10 +17,11 @@ def last_progress(path: Path) -> dict[str, Any]:
         return {}
     for line in reversed(lines[:-1]):
         try:
-            found: dict[str, Any] = json.loads(line)
-        except ValueError:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
             continue
-        return found
+        if isinstance(found, dict) and found.keys() >= FIELDS:
+            return found
     return {}
 
 
