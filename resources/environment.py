@@ -31,26 +31,26 @@ class Settings:
 
     @property
     def dagster_home(self) -> Path:
-        return Path(os.environ.get("DAGSTER_HOME") or self.home / "dagster_home")
+        return Path(os.environ.get("DAGSTER_HOME") or self.home / "dagster_home").resolve()
 
     def open_store(self) -> ArtifactStore:
         return ArtifactStore(self.store, self.home / "local")
 
 
 def settings() -> Settings:
-    """The settings as the environment has them now.
+    """The settings as the environment has them now; a variable that is set to nothing counts as unset.
 
     Raises:
         FineTuneError: a variable holds a value that is not allowed.
     """
-    home = Path(os.environ.get("FT_HOME", ".ft")).resolve()
-    own = os.environ.get("FT_RECIPES", "recipes")
+    home = Path(os.environ.get("FT_HOME") or ".ft").resolve()
+    own = os.environ.get("FT_RECIPES") or "recipes"
     folders = (SHIPPED, *(Path(folder).resolve() for folder in own.split(os.pathsep) if folder))
     mode = os.environ.get("FT_WANDB") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
     if mode not in WANDB_MODES:
         raise FineTuneError(f"FT_WANDB is {mode!r}; allowed: {', '.join(WANDB_MODES)}")
-    cache = Path(os.environ.get("FT_CACHE", "~/.cache/ft-assets")).expanduser()
-    return Settings(home, os.environ.get("FT_STORE", str(home / "store")), folders, cache, mode)
+    cache = Path(os.environ.get("FT_CACHE") or "~/.cache/ft-assets").expanduser()
+    return Settings(home, os.environ.get("FT_STORE") or str(home / "store"), folders, cache, mode)
 
 
 def catalog(found: Settings) -> Catalog:
@@ -58,11 +58,20 @@ def catalog(found: Settings) -> Catalog:
 
 
 def prepare_dagster_home(found: Settings) -> Path:
-    """Dagster's instance folder, made with the project's ``dagster.yaml`` where there is none, and set for this process."""
+    """Dagster's instance folder, made with the project's ``dagster.yaml`` where there is none, and set for this process.
+
+    Raises:
+        FineTuneError: it cannot be written.
+    """
     folder = found.dagster_home
-    folder.mkdir(parents=True, exist_ok=True)
     shipped = Path(__file__).parent.parent / "deploy" / "local" / "dagster.yaml"
-    if not (folder / "dagster.yaml").exists() and shipped.is_file():
-        shutil.copyfile(shipped, folder / "dagster.yaml")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "dagster.yaml").exists() and shipped.is_file():
+            shutil.copyfile(shipped, folder / "dagster.yaml")
+    except OSError as error:
+        raise FineTuneError(
+            f"{error.filename} cannot be written ({error.strerror}); set FT_HOME to a folder of yours"
+        ) from error
     os.environ["DAGSTER_HOME"] = str(folder)
     return folder

@@ -145,6 +145,36 @@ def test_a_bad_setting_exits_2_in_words(ft, created):
     assert not created()
 
 
+def test_a_home_that_is_a_file_exits_2_in_words(ft, tmp_path):
+    (tmp_path / "file").touch()
+    done = ft("run", "demo", FT_HOME=str(tmp_path / "file"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{tmp_path / 'file'}" in done.stderr
+    assert "FT_HOME" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_setting_that_is_empty_counts_as_unset(ft, tmp_path, created):
+    done = ft("sources", FT_HOME="", FT_STORE="", FT_RECIPES="", FT_CACHE="", FT_WANDB="")
+    assert done.returncode == 0, done.stderr
+    assert settings_with(tmp_path, FT_HOME="", FT_STORE="", FT_CACHE="", FT_RECIPES="") == settings_with(tmp_path)
+    assert not created()
+
+
+def settings_with(folder, **environment):
+    """The settings as a process in a folder finds them."""
+    env = {key: value for key, value in os.environ.items() if key not in OWN} | environment
+    code = "from resources.environment import settings; print(settings())"
+    return subprocess.check_output([sys.executable, "-c", code], cwd=folder, env=env, text=True)
+
+
+def test_a_relative_dagster_home_is_taken_from_the_current_folder(tmp_path):
+    code = "from resources.environment import settings; print(settings().dagster_home)"
+    env = os.environ | {"DAGSTER_HOME": "home of dagster"}
+    found = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=env, text=True)
+    assert found.strip() == str(tmp_path / "home of dagster")
+
+
 def test_sources_as_json_names_each_batch(ft, created):
     done = ft("sources", "--json")
     assert (done.returncode, done.stderr) == (0, "")
