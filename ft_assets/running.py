@@ -17,6 +17,7 @@ import dagster as dg
 import psutil
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.utils import make_new_run_id
+from sqlalchemy.exc import OperationalError
 
 from definitions import build
 from ft_assets.core.lineage import MODEL_ASSETS
@@ -77,6 +78,20 @@ def run_recipe(found: Settings, catalog: Catalog, name: str, until: str | None, 
     keys = [f"{source}@{batch}" for source in sources for batch in catalog.batches(source)]
     prepare_dagster_home(found)
     outcome = Outcome()
+    try:
+        _run_all(found, catalog, name, keys, until, screen, outcome)
+    except OperationalError as error:
+        cause = (
+            f"Dagster's records in {found.dagster_home} cannot be written: {error.orig}. Is the disk full or read-only?"
+        )
+        outcome.failed.append(("dagster", cause))
+        screen.say(f"dagster failed: {cause}")
+    return outcome
+
+
+def _run_all(
+    found: Settings, catalog: Catalog, name: str, keys: list[str], until: str | None, screen: Screen, outcome: Outcome
+) -> None:
     with dg.DagsterInstance.get() as instance:
         _close_dead_runs(instance)
         definitions = build(found, catalog)
@@ -84,10 +99,9 @@ def run_recipe(found: Settings, catalog: Catalog, name: str, until: str | None, 
         runner = _Runner(definitions, instance, found.home / "runs", screen, outcome)
         for key in keys:
             if not runner.go("ingest", key, DATA_ASSETS[: 1 if until == "raw_corpus" else 2]):
-                return outcome
+                return
         if until not in DATA_ASSETS:
             runner.go("fine_tune", name, _upstream(until))
-    return outcome
 
 
 def _close_dead_runs(instance: dg.DagsterInstance) -> None:

@@ -6,6 +6,7 @@ The worker reads its request from a file, reports through Dagster Pipes' message
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ LOOK_EVERY_POLLS = 5
 LOG_EVERY_SECONDS = 15.0
 GRACE_SECONDS = 5.0
 TAIL_LINES = 50
+LITTLE_SPACE_BYTES = 2**30
 
 
 class LocalLauncher(dg.ConfigurableResource):
@@ -71,7 +73,8 @@ class LocalLauncher(dg.ConfigurableResource):
                 finally:
                     end_process_tree(process)
         if process.returncode != 0:
-            raise WorkerFailed(_failure_text(request["stage"], process.returncode, folder / "output.log"))
+            places = [folder, Path(request["store"]["url"]), Path(request["store"]["local"])]
+            raise WorkerFailed(_failure_text(request["stage"], process.returncode, folder / "output.log", places))
         return folder
 
 
@@ -181,7 +184,14 @@ def _signal(member: psutil.Process, number: int) -> None:
         member.send_signal(number)
 
 
-def _failure_text(stage: str, code: int, log: Path) -> str:
+def _failure_text(stage: str, code: int, log: Path, places: list[Path]) -> str:
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     lines = log.read_bytes().decode("utf-8", "replace").splitlines()[-TAIL_LINES:]
-    return f"the worker of {stage} {ended}. Its last {len(lines)} lines ({log}):\n" + "\n".join(lines)
+    text = f"the worker of {stage} {ended}. Its last {len(lines)} lines ({log}):\n" + "\n".join(lines)
+    # A full disk shows as many errors (torch says "iostream error"), and cuts the log that would tell.
+    spaces = [
+        f"{shutil.disk_usage(place).free / 1e6:.0f} MB are free on the disk of {place}"
+        for place in places
+        if place.is_dir() and shutil.disk_usage(place).free < LITTLE_SPACE_BYTES
+    ]
+    return "\n".join([text, *spaces[:1]])

@@ -154,6 +154,18 @@ def test_a_home_that_is_a_file_exits_2_in_words(ft, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_records_of_dagster_that_cannot_be_written_are_said_in_words(ft, tmp_path):
+    (tmp_path / "home" / "dagster_home" / "storage" / "runs.db").mkdir(parents=True)
+    (tmp_path / "home" / "dagster_home" / "history" / "runs.db").mkdir(parents=True)
+    (tmp_path / "home" / "dagster_home" / "schedules" / "schedules.db").mkdir(parents=True)
+    done = ft("run", "demo", "--json")
+    assert done.returncode == 1
+    (failed,) = json.loads(done.stdout)["failed"]
+    assert str(tmp_path / "home" / "dagster_home") in failed[1]
+    assert "disk full or read-only" in failed[1]
+    assert "Traceback" not in done.stderr
+
+
 def test_a_setting_that_is_empty_counts_as_unset(ft, tmp_path, created):
     done = ft("sources", FT_HOME="", FT_STORE="", FT_RECIPES="", FT_CACHE="", FT_WANDB="")
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ def run_worker(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **bound
     @dg.asset
     def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         try:
-            here.run(context, {"stage": "sft_adapter"}, None, None)
+            here.run(context, {"stage": "sft_adapter", "store": {"url": str(folder), "local": str(folder)}}, None, None)
         except WorkerFailed as error:
             errors.append(error)
         return dg.MaterializeResult()
@@ -45,3 +45,13 @@ def test_a_worker_with_a_stopped_process_is_ended_within_the_bound(
     assert "has been stopped (SIGSTOP)" in str(error)
     assert "run again to resume" in str(error)
     assert not [child for child in psutil.Process().children(recursive=True) if "time.sleep(60)" in child.cmdline()[-1]]
+
+
+@pytest.mark.parametrize(("little", "said"), [(2**62, True), (0, False)])
+def test_a_failure_on_a_disk_without_space_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, little: int, said: bool
+) -> None:
+    monkeypatch.setattr(launcher, "LITTLE_SPACE_BYTES", little)
+    error = run_worker("raise SystemExit(7)", tmp_path, monkeypatch)
+    assert "ended with exit code 7" in str(error)
+    assert ("MB are free on the disk of" in str(error)) is said
