@@ -1,6 +1,9 @@
 """A checkpoint is used only when it is whole and of this code; one that is not is named."""
 
 import json
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -49,3 +52,45 @@ def test_a_damaged_one_is_named_and_the_one_before_taken(folder, damage: str) ->
 def test_another_world_size_is_refused(folder) -> None:
     with pytest.raises(FineTuneError, match="Put hardware back"):
         newest(folder, "2 processes and ZeRO 2", say=lambda _: None)
+
+
+def test_ranks_that_look_at_the_same_time_find_the_same(folder) -> None:
+    whole = folder / "checkpoint-9"
+    for attempt in range(20):
+        torn = shutil.copytree(whole, folder / f"checkpoint-{20 + attempt}")
+        for index in range(20):
+            (torn / f"part-{index}").write_bytes(b"x" * 1000)
+        sign(torn, "float32", seconds=1.0, world=WORLD)
+        (torn / "part-9").write_bytes(b"cut")
+        shutil.rmtree(folder / "checkpoint-10", ignore_errors=True)
+        with ThreadPoolExecutor(8) as ranks:
+            found = [rank.result() for rank in [ranks.submit(newest, folder, WORLD, lambda _: None) for _ in range(8)]]
+        assert {entry.checkpoint for entry in found} == {whole}
+        assert not torn.exists()
+
+
+class Planted:
+    """Pickles to a call."""
+
+    def __reduce__(self):
+        return (print, ("loaded",))
+
+
+@pytest.mark.parametrize("form", ["torch", "legacy torch", "plain pickle", "pointer out of the folder"])
+def test_a_planted_deepspeed_checkpoint_is_refused(folder, form: str) -> None:
+    import torch
+
+    planted = folder / "checkpoint-11"
+    (planted / "global_step11").mkdir(parents=True)
+    (planted / "latest").write_text("global_step11" if form != "pointer out of the folder" else "../elsewhere")
+    state = planted / "global_step11" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    if form == "plain pickle":
+        state.write_bytes(pickle.dumps(Planted()))
+    elif form == "pointer out of the folder":
+        torch.save({"a": torch.zeros(1)}, state)
+    else:
+        torch.save({"a": Planted()}, state, _use_new_zipfile_serialization=form == "torch")
+    sign(planted, "float32", seconds=1.0, world=WORLD)
+    with pytest.raises(FineTuneError, match="is not loaded"):
+        newest(folder, WORLD, say=lambda _: None)
+    assert planted.exists()
