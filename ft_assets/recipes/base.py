@@ -17,7 +17,7 @@ EMBEDDED = {
     "licence": "Apache-2.0",
     "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 }
-HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+)$")
+HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{7,40})$")  # a branch or tag can move
 ALLOWED = (
     "embedded, a hub id with its revision (org/name@commit), a folder with safetensors weights, or a .gguf file; "
     "a path is relative to the recipe's file"
@@ -42,7 +42,7 @@ def base_identity(spec: str, recipe_file: Path) -> tuple[dict[str, Any], Path | 
             raise _error(recipe_file, f"{path}, which holds no .safetensors weights")
         return {"kind": "folder", "files": hashes}, path
     match = HUB_ID.match(spec)
-    if match and not {".", ".."} & set("/".join(match.groups()).split("/")):
+    if match and not {".", ".."} & set(match["id"].split("/")):
         return {"kind": "hub", **match.groupdict()}, None
     raise _error(recipe_file, f"{spec!r} (not there)")
 

@@ -436,6 +436,8 @@ def test_a_gguf_file_is_identified_by_its_content(folder):
         "https://example.org/model",
         "org/..@main",
         "org/model@../other",
+        "org/model@main",
+        "org/model@v1.0",
     ],
 )
 def test_a_base_model_that_is_none_is_named_with_its_line(folder, spec):
