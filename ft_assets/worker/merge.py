@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from ft_assets.core.errors import MissingInput
 from ft_assets.worker.hardware import pick_device
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_adapted, load_causal
@@ -33,16 +34,21 @@ def run(job: Job) -> None:
 
 
 def _parity_prompts(job: Job) -> list[list[int]]:
-    """Token ids of a few validation rows, else of training rows."""
-    splits = job.store.open(*job.execution["splits"])
+    """Token ids of a few validation rows, else of training rows.
+
+    Raises:
+        MissingInput: the splits are gone, or hold no row to compare on.
+    """
+    stage, fingerprint = job.execution["splits"]
+    splits = job.store.open(stage, fingerprint)
     if splits is None:
-        return [[1, 2, 3]]
+        raise MissingInput(f"{job.stage} needs {stage} {fingerprint[:12]}, which has not been made")
     for name in ("sft_validation", "sft_train", "cpt_validation", "cpt_train", "preference_train"):
         frame = pl.read_ipc_stream(splits.file(f"{name}.arrow"))
         column = "input_ids" if "input_ids" in frame.columns else "prompt_ids"
         if frame.height:
             return [list(ids) for ids in frame[column].head(PARITY_ROWS).to_list()]
-    return [[1, 2, 3]]
+    raise MissingInput(f"{stage} {fingerprint[:12]} holds no row on which to compare the merged weights")
 
 
 def _logits(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[torch.Tensor]:
