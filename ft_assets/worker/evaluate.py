@@ -3,6 +3,7 @@
 Answers are kept under the fingerprint as each contestant finishes, so a killed evaluation goes on with the next.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -108,9 +109,9 @@ class Evaluation:
 
     def of(self, contestant: Contestant) -> dict[str, Any]:
         """The contestant's scores and answers, made now or found finished from a run that was cut short."""
-        kept = self.job.scratch / f"{contestant.name}.json"
-        if kept.is_file():
-            found: dict[str, Any] = json.loads(kept.read_text())
+        place = self.job.scratch / f"{contestant.name}.json"
+        found = kept(place)
+        if found is not None:
             return found
         model = contestant.load().to(self.device)
         started = time.monotonic()
@@ -128,16 +129,14 @@ class Evaluation:
         for name in contestant.extra_sets:
             if self.sets[name]:
                 self._extra(model, contestant, name, metric, result)
-        unfinished = kept.with_suffix(".partial")
-        unfinished.write_text(json.dumps(result))
-        unfinished.rename(kept)
+        keep(place, result)
         return result
 
     def _perplexity(self, model: Any, contestant: Contestant) -> float:
         """Of the expected answers after the bare question; the same weights are measured once."""
-        twin = self.job.scratch / "base_zero_shot.json"
-        if contestant.name == "base_few_shot" and twin.is_file():
-            return float(json.loads(twin.read_text())["perplexity"])
+        twin = kept(self.job.scratch / "base_zero_shot.json") if contestant.name == "base_few_shot" else None
+        if twin is not None:
+            return float(twin["perplexity"])
         return answer_perplexity(model, self._gold(), self.job.execution["batch_size"], self.tokenizer.pad_token_id)
 
     def _extra(
@@ -198,6 +197,26 @@ class Evaluation:
             ]
             rows.append((asked + answer, [-100] * len(asked) + answer))
         return rows
+
+
+def keep(path: Path, result: dict[str, Any]) -> None:
+    """Writes a finished contestant's result under the hash of its text."""
+    text = json.dumps(result)
+    unfinished = path.with_suffix(".partial")
+    unfinished.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+    unfinished.rename(path)
+
+
+def kept(path: Path) -> dict[str, Any] | None:
+    """What :func:`keep` wrote; None where there is nothing, or not what was written: it is made again then."""
+    try:
+        digest, _, text = path.read_bytes().partition(b"\n")
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(text).hexdigest().encode() != digest:
+        return None
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def _share(refused: list[float], labels: list[str], label: str) -> float:
