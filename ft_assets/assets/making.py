@@ -139,6 +139,8 @@ def _make(context: dg.AssetExecutionContext, stage: Stage, store: ArtifactStore,
         artifact = store.open(stage.made_by, stage.fingerprint)
         if artifact is not None:
             status = "passes through" if stage.passes else "reused"
+            # A worker killed right after its commit leaves its checkpoints, and no worker comes by here again.
+            store.clear_scratch(stage.fingerprint)
             return Made(stage, artifact, status, time.monotonic() - started)
     except CorruptArtifact as error:
         if stage.passes:
