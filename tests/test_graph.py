@@ -85,6 +85,16 @@ def test_a_damaged_release_is_mended_and_the_champion_follows_the_recipe(made: W
     assert (release / "champion.json").read_bytes() == pointer
 
 
+def test_training_leaves_nothing_in_the_temporary_folder(made: Workshop, tmp_path) -> None:
+    shop = made.copy(tmp_path)
+    shop.forget("sft_adapter")
+    shop.env["TMPDIR"] = str(tmp_path / "temporary")
+    (tmp_path / "temporary").mkdir()
+    shop.run("--until", "sft_adapter")
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert list((shop.home / "store" / ".scratch").iterdir()) == []
+
+
 def test_new_data_remakes_what_depends_on_it(made: Workshop, tmp_path) -> None:
     shop = made.copy(tmp_path)
     shop.write_rows(

@@ -17,11 +17,14 @@ def main(processes: str, stage: str, request: str) -> None:
         if already_made:
             return
         job.progress("starting")
-        sys.exit(run_ranks(processes, stage, request))
+        sys.exit(run_ranks(processes, stage, request, job.scratch / ".ranks"))
 
 
-def run_ranks(processes: str, stage: str, request: str) -> int:
-    """Runs the ranks to their end; the exit code is that of the first rank that failed, which has said why itself."""
+def run_ranks(processes: str, stage: str, request: str, logs: Path) -> int:
+    """Runs the ranks to their end; the exit code is that of the first rank that failed, which has said why itself.
+
+    ``logs`` is a folder for torchrun's own notes. It would make one in the system's temporary folder and leave it there.
+    """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
@@ -34,6 +37,8 @@ def run_ranks(processes: str, stage: str, request: str) -> int:
                 processes,
                 "--max-restarts",
                 "0",
+                "--log-dir",
+                str(logs),
                 "-m",
                 "ft_assets.worker",
                 stage,
