@@ -1,5 +1,6 @@
 """What ``ft`` shows: a live progress bar on a terminal, plain lines where there is none."""
 
+import os
 import sys
 import threading
 import time
@@ -16,11 +17,23 @@ PLAIN_EVERY_SECONDS = 10.0
 WIDE = 90
 
 
+class _Lines(Console):
+    """A console that goes quiet when nobody reads it any more; rich would end the run."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Screen:
-    """Lines on standard error, so that standard output stays for results."""
+    """Lines on standard error, so that standard output stays for results.
+
+    Dagster puts a file in the place of standard error while a step runs, and on a file no bar is drawn: this keeps a
+    descriptor of its own.
+    """
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        own = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1, encoding="utf-8", errors="replace")
+        self.console = _Lines(file=own, highlight=False, soft_wrap=True)
         self.live = self.console.is_terminal
         self.asset, self.since = "", 0.0
 

@@ -1,8 +1,13 @@
 """The whole graph, really run through Dagster on a tiny model: made once, then reused, re-made and told the truth about."""
 
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -93,6 +98,28 @@ def test_training_leaves_nothing_in_the_temporary_folder(made: Workshop, tmp_pat
     shop.run("--until", "sft_adapter")
     assert list((tmp_path / "temporary").iterdir()) == []
     assert list((shop.home / "store" / ".scratch").iterdir()) == []
+
+
+def test_a_terminal_shows_progress_while_the_worker_runs(made: Workshop, tmp_path) -> None:
+    shop = made.copy(tmp_path)
+    shop.forget("sft_adapter")
+    terminal, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    process = subprocess.Popen(
+        shop.command("run", "tiny", "--until", "sft_adapter"),
+        env={**shop.env, "TERM": "xterm"},
+        cwd=ROOT,
+        stdin=side,
+        stdout=subprocess.DEVNULL,
+        stderr=side,
+    )
+    os.close(side)
+    shown = b""
+    while b"sft_adapter [tiny] made" not in shown:
+        shown += os.read(terminal, 65536)  # fails when the command ends without having said so
+    assert b"sft_adapter: starting" in shown.partition(b"sft_adapter [tiny] made")[0]
+    process.wait(timeout=60)
+    os.close(terminal)
 
 
 def test_new_data_remakes_what_depends_on_it(made: Workshop, tmp_path) -> None:
