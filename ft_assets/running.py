@@ -114,9 +114,9 @@ def _close_dead_runs(instance: dg.DagsterInstance) -> None:
 
 
 def _process_name(pid: int) -> str:
-    """A name no later process will have: the id and the time it started."""
+    """A name no later process will have: the id and when it started, in seconds since boot (the clock may be set)."""
     try:
-        return f"{pid}-{psutil.Process(pid).create_time():.2f}"
+        return f"{pid}-{psutil.Process(pid).create_time() - psutil.boot_time():.2f}"
     except psutil.NoSuchProcess:
         return ""
 
