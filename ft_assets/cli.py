@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -76,9 +77,8 @@ def _print_outcome(outcome: Any, found: Settings, name: str) -> None:
     else:
         if outcome.report:
             print(f"\nevaluation page: {outcome.report}")
-        print(
-            f"Dagster UI:      DAGSTER_HOME={found.dagster_home} {Path(sys.executable).parent / 'dagster'} dev -m definitions"
-        )
+        home, dagster = quote(str(found.dagster_home)), quote(str(Path(sys.executable).parent / "dagster"))
+        print(f"Dagster UI:      DAGSTER_HOME={home} {dagster} dev -m definitions")
 
 
 @app.command()
