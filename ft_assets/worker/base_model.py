@@ -27,7 +27,7 @@ from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.plan import read_safetensors_header
 from ft_assets.worker.job import Job
-from ft_assets.worker.models import load_tokenizer
+from ft_assets.worker.tokenizer import load_tokenizer
 
 COPIED = (".safetensors", ".json", ".jinja", ".txt", ".model")
 CONFIG_FIELDS = ("architectures", "hidden_size", "model_type", "num_hidden_layers", "vocab_size")

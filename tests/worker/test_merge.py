@@ -33,8 +33,8 @@ def make_splits(store: ArtifactStore, rows: dict[str, int]) -> None:
         for name in PARTS:
             column = "prompt_ids" if name.startswith("preference") else "input_ids"
             ids = [[row, PARTS.index(name)] for row in range(rows.get(name, 0))]
-            pl.DataFrame({column: ids}, schema={column: pl.List(pl.Int32)}).write_parquet(
-                staging.file(f"{name}.parquet")
+            pl.DataFrame({column: ids}, schema={column: pl.List(pl.Int32)}).write_ipc_stream(
+                staging.file(f"{name}.arrow")
             )
 
 
