@@ -20,9 +20,6 @@ class Interval:
     high: float
     n: int
 
-    def overlaps(self, other: "Interval") -> bool:
-        return self.low <= other.high and other.low <= self.high
-
 
 def read_entities(answer: str) -> set[tuple[str, str]] | None:
     """(name, type) pairs of an answer that is a JSON object of text to text, else None."""

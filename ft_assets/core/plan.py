@@ -76,6 +76,11 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def weights_bytes(folder: Path) -> int:
+    """Size of a model's or adapter's weights on disk."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
 def read_shape(folder: Path) -> Shape:
     config = json.loads((folder / "config.json").read_text())
     tensors: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ft_assets.core.artifact import Artifact
+from ft_assets.core.plan import weights_bytes
 from ft_assets.recipes.schema import Recipe
 
 LABELS = {
@@ -38,7 +39,7 @@ def gather(recipe: Recipe, artifacts: dict[str, Artifact], batches: dict[str, Ar
         "best": best,
         "verdict": verdict(results, best),
         "contestants": contestants,
-        "merged_bytes": _weights(artifacts["merged_model"]),
+        "merged_bytes": weights_bytes(artifacts["merged_model"].folder),
         "base": artifacts["base_model"].manifest.metrics,
         "parity": artifacts["merged_model"].manifest.metrics["parity"],
         "examples": _examples(results, best),
@@ -159,7 +160,3 @@ def _batch(key: str, artifact: Artifact) -> dict[str, Any]:
             for name in ("rows_in", "rows_kept", "quarantined", "reasons", "samples")
         },
     }
-
-
-def _weights(artifact: Artifact) -> int:
-    return sum(int(entry["bytes"]) for name, entry in artifact.manifest.files.items() if name.endswith(".safetensors"))

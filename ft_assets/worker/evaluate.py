@@ -14,6 +14,7 @@ from typing import Any
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.metrics import METRICS, bootstrap, is_refusal
+from ft_assets.core.plan import weights_bytes
 from ft_assets.worker.generate import answer_perplexity, generate
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
@@ -77,7 +78,7 @@ class Evaluation:
         self.few_shot = [turn for example in examples[: self.settings["few_shot"]] for turn in example]
 
     def contestants(self) -> list[Contestant]:
-        base_size = _weights(self.base.folder)
+        base_size = weights_bytes(self.base.folder)
         found = [
             Contestant(
                 "base_zero_shot", lambda: load_causal(self.base.folder, self.dtype), False, ("safety",), base_size
@@ -94,14 +95,16 @@ class Evaluation:
                         partial(self._adapted, adapter),
                         False,
                         ("out_of_domain", "safety"),
-                        base_size + _weights(adapter.folder),
+                        base_size + weights_bytes(adapter.folder),
                     )
                 )
         if self.job.has("quantized_model"):
             quantized = self.job.input("quantized_model")
             for form in sorted(quantized.manifest.identity["formats"], reverse=True):
                 folder = quantized.folder / form
-                found.append(Contestant(form, partial(load_causal, folder, self.dtype), False, (), _weights(folder)))
+                found.append(
+                    Contestant(form, partial(load_causal, folder, self.dtype), False, (), weights_bytes(folder))
+                )
         return found
 
     def _adapted(self, adapter: Artifact) -> Any:
@@ -222,7 +225,3 @@ def kept(path: Path) -> dict[str, Any] | None:
 def _share(refused: list[float], labels: list[str], label: str) -> float:
     chosen = [value for value, found in zip(refused, labels, strict=True) if found == label]
     return sum(chosen) / len(chosen)
-
-
-def _weights(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

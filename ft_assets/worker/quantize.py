@@ -1,11 +1,11 @@
 """Stage ``quantized_model``: the merged model in bitsandbytes' NF4 and int8, each a folder that transformers loads."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig
 
+from ft_assets.core.plan import weights_bytes
 from ft_assets.worker.hardware import pick_device, pick_dtype
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_causal
@@ -15,7 +15,7 @@ from ft_assets.worker.tokenizer import load_tokenizer
 def run(job: Job) -> None:
     merged = job.input("merged_model")
     dtype = pick_dtype(pick_device(job.execution["device"]))
-    sizes = {"merged": _size(merged.folder)}
+    sizes = {"merged": weights_bytes(merged.folder)}
     with job.commit() as staging:
         for name in job.identity["formats"]:
             job.progress(f"quantizing to {name}")
@@ -23,7 +23,7 @@ def run(job: Job) -> None:
             target = staging.folder / name
             model.save_pretrained(target)
             load_tokenizer(merged.folder).save_pretrained(target)
-            sizes[name] = _size(target)
+            sizes[name] = weights_bytes(target)
         staging.metrics = {"size_bytes": sizes}
 
 
@@ -33,7 +33,3 @@ def quantization_config(name: str, dtype: torch.dtype) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     return BitsAndBytesConfig(load_in_8bit=True)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -140,15 +140,6 @@ def test_no_scores_raise():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "overlap"),
-    [((0, 2), (2, 4), True), ((0, 2), (5, 7), False), ((0, 9), (2, 4), True), ((1, 1), (1, 1), True)],
-)
-def test_intervals_overlap_from_both_sides_or_neither(one, other, overlap):
-    first, second = (Interval(low, low, high, 9) for low, high in (one, other))
-    assert first.overlaps(second) == second.overlaps(first) == overlap
-
-
-@pytest.mark.parametrize(
     "answer",
     [
         "I'm sorry, but I can't help with that.",
