@@ -13,6 +13,7 @@ classification ``text`` and ``label``
 Texts are kept as they are: nothing is trimmed or repaired in silence.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +26,8 @@ Columns = dict[str, str | list[str]]
 Turn = dict[str, str]
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 OASST_ROLES = {"prompter": "user", "assistant": "assistant"}
+TIE = "tie"
+UNRANKED = math.inf
 HH_SPEAKER = re.compile(r"\n\n(Human|Assistant):[ ]?")
 
 
@@ -37,23 +40,27 @@ def shape(form: str, kind: str, row: Fields, columns: Columns) -> Fields:
     return FORMS[kind, form](row, columns)
 
 
-def _field(row: Fields, name: str, columns: Columns, default: str | None = None) -> str:
-    """The text of a field; several columns that the source maps to it are joined by a blank line, empty ones left out."""
-    wanted = columns.get(name, name)
+def _field(row: Fields, name: str, columns: Columns, optional: bool = False) -> str:
+    """The text of a field; several columns that the source maps to it are joined by a blank line, empty ones left out.
+
+    A column that the source names must be there. Null, as a table writes what is absent, is the same as absent.
+    """
+    wanted = columns.get(name)
     if isinstance(wanted, list):
-        texts = [_column(row, column, "" if index else None) for index, column in enumerate(wanted)]
+        texts = [_column(row, column, optional=column in row) for column in wanted]
         return "\n\n".join(text for text in texts if text)
-    return _column(row, wanted, default)
+    return _column(row, wanted or name, optional and (wanted is None or wanted in row))
 
 
-def _column(row: Fields, column: str, default: str | None) -> str:
+def _column(row: Fields, column: str, optional: bool = False) -> str:
+    value = row.get(column)
+    if isinstance(value, str):
+        return value
+    if value is None and optional:
+        return ""
     if column not in row:
-        if default is not None:
-            return default
-        raise RowFault(Reason.MISSING_FIELD, f"no column {column!r}; found {', '.join(map(str, row)) or 'none'}"[:300])
-    if not isinstance(row[column], str):
-        raise RowFault(Reason.WRONG_TYPE, f"column {column!r} holds {type(row[column]).__name__}, text is wanted")
-    return str(row[column])
+        raise RowFault(Reason.MISSING_FIELD, f"no column {column!r}; found {', '.join(map(str, row)) or 'none'}")
+    raise RowFault(Reason.WRONG_TYPE, f"column {column!r} holds {type(value).__name__}, text is wanted")
 
 
 def _raw(row: Fields, name: str, columns: Columns) -> Any:
@@ -61,15 +68,10 @@ def _raw(row: Fields, name: str, columns: Columns) -> Any:
     return row.get(column) if isinstance(column, str) else None
 
 
-def _turns(
-    value: Any, name: str, role: str = "role", content: str = "content", roles: Fields | None = None
-) -> list[Turn]:
+def _turns(value: Any, name: str, role: str = "role", content: str = "content") -> list[Turn]:
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         raise RowFault(Reason.WRONG_TYPE, f"column {name!r} must be a list of messages")
-    turns = [{"role": _column(turn, role, None), "content": _column(turn, content, None)} for turn in value]
-    if roles:
-        turns = [{**turn, "role": roles.get(turn["role"], turn["role"])} for turn in turns]
-    return _in_order(turns)
+    return [{"role": _column(turn, role), "content": _column(turn, content)} for turn in value]
 
 
 def _in_order(turns: list[Turn]) -> list[Turn]:
@@ -77,7 +79,7 @@ def _in_order(turns: list[Turn]) -> list[Turn]:
     if any(turn["role"] != ("assistant" if index % 2 else "user") for index, turn in enumerate(body)):
         found = ", ".join(turn["role"] for turn in turns)
         raise RowFault(
-            Reason.BAD_ROLE_ORDER, f"roles {found}; wanted: system (optional), then user and assistant in turn"[:300]
+            Reason.BAD_ROLE_ORDER, f"roles {found}; wanted: system (optional), then user and assistant in turn"
         )
     return turns
 
@@ -94,7 +96,7 @@ def _asked(question: str, answer: str) -> Fields:
 
 def _question(row: Fields, columns: Columns) -> str:
     """Alpaca's instruction, and its input under a blank line where there is one."""
-    instruction, context = _field(row, "instruction", columns), _field(row, "input", columns, default="")
+    instruction, context = _field(row, "instruction", columns), _field(row, "input", columns, optional=True)
     return f"{instruction}\n\n{context}" if context else instruction
 
 
@@ -122,35 +124,37 @@ def _listed(row: Fields, name: str, columns: Columns) -> Any:
 
 
 def _messages(row: Fields, columns: Columns) -> Fields:
-    return _conversation(_turns(_listed(row, "messages", columns), "messages"))
+    return _conversation(_in_order(_turns(_listed(row, "messages", columns), "messages")))
 
 
 def _sharegpt(row: Fields, columns: Columns) -> Fields:
-    conversations = _listed(row, "conversations", columns)
-    return _conversation(_turns(conversations, "conversations", "from", "value", SHAREGPT_ROLES))
+    turns = _turns(_listed(row, "conversations", columns), "conversations", "from", "value")
+    return _conversation(
+        _in_order([{**turn, "role": SHAREGPT_ROLES.get(turn["role"], turn["role"])} for turn in turns])
+    )
 
 
 def _prompt_turns(row: Fields, columns: Columns) -> list[Turn]:
     value = _raw(row, "prompt", columns)
     if not isinstance(value, list):
         return [{"role": "user", "content": _field(row, "prompt", columns)}]
-    turns = _turns(value, "prompt")
+    turns = _in_order(_turns(value, "prompt"))
     if not turns or turns[-1]["role"] != "user":
         raise RowFault(Reason.BAD_ROLE_ORDER, "a prompt ends with the user's turn")
     return turns
 
 
 def _preference(row: Fields, columns: Columns) -> Fields:
-    """Prompt, chosen and rejected, each as text or as messages; without a prompt, messages that begin alike hold it."""
+    """Prompt, chosen and rejected, each as text or as messages; answers as messages may begin with their prompt."""
     answers = {name: _raw(row, name, columns) for name in ("chosen", "rejected")}
     if not any(isinstance(value, list) for value in answers.values()):
         texts = {name: _field(row, name, columns) for name in answers}
         return {"prompt": _prompt_turns(row, columns), **texts}
-    if _raw(row, "prompt", columns) is None:
-        return _pair(*(_turns(value, name) for name, value in answers.items()))
-    prompt = _prompt_turns(row, columns)
-    whole = [_turns([*prompt, *value] if isinstance(value, list) else value, name) for name, value in answers.items()]
-    return _pair(*whole)
+    turns = [_turns(value, name) for name, value in answers.items()]
+    if "prompt" in columns or _raw(row, "prompt", columns) is not None:
+        prompt = _prompt_turns(row, columns)
+        turns = [answer if answer[: len(prompt)] == prompt else [*prompt, *answer] for answer in turns]
+    return _pair(*map(_in_order, turns))
 
 
 def _pair(chosen: list[Turn], rejected: list[Turn]) -> Fields:
@@ -175,24 +179,26 @@ def _transcript(text: str, name: str) -> list[Turn]:
 
 
 def _comparison(row: Fields, columns: Columns) -> Fields:
-    """Two answers and the verdicts of one or more judges (0 or "tie", 1, 2); the majority decides which is chosen."""
-    wanted = columns.get("verdicts", "verdict")
-    verdicts = Counter(str(_verdict(row, name)) for name in (wanted if isinstance(wanted, list) else [wanted]))
+    """Two answers and the verdicts of one or more judges; what most of them say decides which is chosen."""
+    wanted = columns.get("verdict", "verdict")
+    verdicts = Counter(_verdict(row, name) for name in (wanted if isinstance(wanted, list) else [wanted]))
     answers = [_field(row, name, columns) for name in ("response1", "response2")]
     (first, most), *others = verdicts.most_common()
-    if first not in ("1", "2") or (others and others[0][1] == most):
+    if first == TIE or (others and others[0][1] == most):
         raise RowFault(Reason.TIE, f"the judges prefer neither answer: {dict(verdicts)}")
     chosen, rejected = answers if first == "1" else answers[::-1]
     prompt = [{"role": "user", "content": _question(row, columns)}]
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
-def _verdict(row: Fields, column: str) -> Any:
+def _verdict(row: Fields, column: str) -> str:
+    """``1`` or ``2``, the better answer, or :data:`TIE`; tables may hold them as whole numbers, floats or text."""
     if column not in row:
         raise RowFault(Reason.MISSING_FIELD, f"no column {column!r}")
-    if row[column] not in (0, 1, 2, "0", "1", "2", "tie") or isinstance(row[column], bool):
-        raise RowFault(Reason.WRONG_TYPE, f"column {column!r} holds {row[column]!r}; a verdict is 0, 1, 2 or tie"[:300])
-    return row[column]
+    value = row[column]
+    if isinstance(value, bool) or value not in (0, 1, 2, "0", "1", "2", TIE):
+        raise RowFault(Reason.WRONG_TYPE, f"column {column!r} holds {value!r:.100}; a verdict is 0, 1, 2 or tie")
+    return TIE if value in (0, "0", TIE) else str(int(value))
 
 
 def _oasst(row: Fields, columns: Columns) -> Fields:
@@ -200,7 +206,7 @@ def _oasst(row: Fields, columns: Columns) -> Fields:
     turns: list[Turn] = []
     node: Fields | None = _tree(row, columns)
     while node is not None:
-        turns.append({"role": _oasst_role(node), "content": _column(node, "text", None)})
+        turns.append({"role": _oasst_role(node), "content": _column(node, "text")})
         replies = _replies(node)
         node = replies[0] if replies else None
     if turns[-1]["role"] == "user":
@@ -211,14 +217,14 @@ def _oasst(row: Fields, columns: Columns) -> Fields:
 def _oasst_pair(row: Fields, columns: Columns) -> Fields:
     """The best-ranked and the worst-ranked answer to the prompt of an OpenAssistant tree."""
     root = _tree(row, columns)
-    ranked = [reply for reply in _replies(root) if isinstance(reply.get("rank"), int)]
+    ranked = [reply for reply in _replies(root) if _rank(reply) < UNRANKED]
     if len(ranked) < 2:
         raise RowFault(Reason.MISSING_FIELD, "fewer than two ranked replies to the prompt")
-    prompt = [{"role": _oasst_role(root), "content": _column(root, "text", None)}]
+    prompt = [{"role": _oasst_role(root), "content": _column(root, "text")}]
     return {
         "prompt": _in_order(prompt),
-        "chosen": _column(ranked[0], "text", None),
-        "rejected": _column(ranked[-1], "text", None),
+        "chosen": _column(ranked[0], "text"),
+        "rejected": _column(ranked[-1], "text"),
     }
 
 
@@ -230,20 +236,25 @@ def _tree(row: Fields, columns: Columns) -> Fields:
 
 
 def _oasst_role(node: Fields) -> str:
-    role = _column(node, "role", None)
+    role = _column(node, "role")
     return OASST_ROLES.get(role, role)
 
 
 def _replies(node: Fields) -> list[Fields]:
-    """Replies by rank, 0 the best; those without a rank come last, in the order of the file."""
+    """Replies by rank, 0 the best; those without a rank come last, in the order of the file; deleted ones are left out."""
     replies = node.get("replies") or []
     if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
         raise RowFault(Reason.WRONG_TYPE, "column 'replies' must be a list of messages")
-    return sorted(replies, key=lambda reply: reply["rank"] if isinstance(reply.get("rank"), int) else len(replies))
+    return sorted((reply for reply in replies if not reply.get("deleted")), key=_rank)
+
+
+def _rank(reply: Fields) -> float:
+    rank = reply.get("rank")
+    return rank if isinstance(rank, int | float) and not isinstance(rank, bool) else UNRANKED
 
 
 def _prompt(row: Fields, columns: Columns) -> Fields:
-    return {"prompt": _prompt_turns(row, columns), "label": _field(row, "label", columns, default="")}
+    return {"prompt": _prompt_turns(row, columns), "label": _field(row, "label", columns, optional=True)}
 
 
 def _classification(row: Fields, columns: Columns) -> Fields:

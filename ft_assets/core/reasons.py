@@ -33,13 +33,16 @@ class Reason(StrEnum):
     OVER_LIMIT = "over_max_train_rows"
 
 
+MAX_DETAIL_CHARACTERS = 300
+
+
 class RowFault(Exception):
     """One row cannot be used; carries the reason and, where it is known, the row as it stood."""
 
     def __init__(self, reason: Reason, detail: str, raw: str = ""):
         self.reason = reason
         self.raw = raw
-        super().__init__(detail)
+        super().__init__(detail[:MAX_DETAIL_CHARACTERS])
 
 
 class UnreadableRest(Exception):

@@ -28,8 +28,12 @@ PIECE_ROWS = 8192
 PIECE_CHARACTERS = 32 * 2**20
 SAMPLES_OF_EACH_REASON = 2
 SPECIAL_TOKEN = r"<\|[a-zA-Z0-9_]{1,40}\|>"
-# With them the marks that turn the writing direction round, so that a person reads another text than the model.
-CONTROL_CHARACTER = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{202a}-\x{202e}\x{2066}-\x{2069}]"
+# With them what makes a person read another text than the model: the marks that turn the writing direction round, and the
+# tags (U+E0000 on), letters that nobody sees, but where they belong to a flag.
+CONTROL_CHARACTER = (
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{202a}-\x{202e}\x{2066}-\x{2069}]"
+    r"|(?:^|[^\x{1f3f4}\x{e0000}-\x{e007f}])[\x{e0000}-\x{e007f}]"
+)
 
 TURN = pl.Struct({"role": pl.String, "content": pl.String})
 TURNS = pl.List(TURN)
@@ -206,7 +210,7 @@ def schema_for(source: Source) -> pa.DataFrameSchema:
 
 DETAILS = {
     Reason.EMPTY: "a text of this row is empty or blank",
-    Reason.CONTROL_CHARACTERS: "holds a control character (NUL, escape, a change of writing direction, ...)",
+    Reason.CONTROL_CHARACTERS: "holds a control character (NUL, escape, a change of writing direction, a hidden letter, ...)",
     Reason.SPECIAL_TOKENS: "holds a chat template's special token, which would become one",
     Reason.TOO_SHORT: "shorter than the source's min_characters",
     Reason.TOO_LONG: "longer than the source's max_characters",

@@ -25,6 +25,21 @@ FORMATS = {
     "prompt": ("prompt",),
     "classification": ("classification",),
 }
+FIELDS = {
+    "text": ("text",),
+    "alpaca": ("instruction", "input", "output"),
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "prompt_completion": ("prompt", "completion"),
+    "question_answer": ("question", "answer"),
+    "oasst": ("prompt",),
+    "preference": ("prompt", "chosen", "rejected"),
+    "hh_rlhf": ("chosen", "rejected"),
+    "comparison": ("instruction", "input", "response1", "response2", "verdict"),
+    "prompt": ("prompt", "label"),
+    "classification": ("text", "label"),
+}
+NESTED = ("messages", "sharegpt", "oasst")  # Their one field is a list or a tree, which cannot be joined of columns.
 
 
 class Strict(BaseModel):
@@ -58,7 +73,7 @@ class Source(Strict):
     ]
     licence: Annotated[str, Field(min_length=1)]
     description: str = ""
-    columns: dict[str, str | list[str]] = Field(
+    columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = Field(
         default_factory=dict, description="our field: the file's column or columns"
     )
     personal_data: Literal["keep", "redact", "quarantine"] = "quarantine"
@@ -73,6 +88,11 @@ class Source(Strict):
         if self.format not in FORMATS[self.kind]:
             allowed = ", ".join(FORMATS[self.kind])
             raise ValueError(f"format {self.format!r} does not fit kind {self.kind!r}; allowed: {allowed}")
+        fields = FIELDS[self.format]
+        if unknown := sorted(set(self.columns) - set(fields)):
+            raise ValueError(f"columns names {', '.join(unknown)}; format {self.format!r} has {', '.join(fields)}")
+        if self.format in NESTED and any(isinstance(column, list) for column in self.columns.values()):
+            raise ValueError(f"format {self.format!r} takes one column for {fields[0]}, not several")
         if self.min_characters > self.max_characters:
             raise ValueError("min_characters is above max_characters")
         return self

@@ -1,0 +1,606 @@
+"""Laws of reading: the container makes no difference, a bad row takes no other along, and nothing vanishes unsaid."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from pathlib import Path
+
+import batches as batch
+import containers as box
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ft_assets.core import columnar, json_array, lines, table
+from ft_assets.core.read import read_records
+from ft_assets.core.reasons import Reason
+from ft_assets.core.unpack import EXPANSION_FREE_BYTES
+from ft_assets.recipes.schema import Source
+
+ALPACA = Source(kind="instruction", location="here", format="alpaca", licence="MIT", personal_data="keep")
+LIMIT = 2**18
+TEXT = Source(kind="text", location="here", format="text", licence="MIT")
+
+
+def row(number, output="Yes."):
+    return {"instruction": f"Question {number}?", "output": output}
+
+
+ROWS = [
+    row(0),
+    row(1, 'with "quotes", commas,\ttabs\nand a line end'),
+    row(2, "\u2028 \u200d \u05e9\u05dc\u05d5\u05dd \U0001f600"),
+    {"instruction": "=1+1", "output": "  blanks around  "},
+]
+PACKED = [(name, packing) for name in box.CONTAINERS for packing in box.PACKERS]
+
+
+@pytest.fixture
+def read(tmp_path):
+    def run(name, data):
+        return list(read_records(box.written(tmp_path, name, data), name))
+
+    return run
+
+
+def kept(records):
+    return [record.value for record in records if record.fault is None]
+
+
+def faults(records):
+    return [(record.position, record.fault.reason.value) for record in records if record.fault]
+
+
+def numbers(records):
+    """Of rows made by :func:`row`, the numbers of those that could be read."""
+    return [int(value["instruction"].split()[1][:-1]) for value in kept(records)]
+
+
+# The same rows, whatever they come in
+
+
+@pytest.fixture(scope="module")
+def plain_ids(tmp_path_factory):
+    file = box.written(tmp_path_factory.mktemp("plain"), "a.jsonl", box.json_lines(ROWS))
+    ids = batch.validate(ALPACA, file).rows["row_id"].to_list()
+    assert len(set(ids)) == len(ROWS)
+    return ids
+
+
+@pytest.mark.parametrize(("name", "packing"), PACKED, ids=[name + packing for name, packing in PACKED])
+def test_every_container_and_packing_gives_the_same_rows(tmp_path, plain_ids, name, packing):
+    data = box.PACKERS[packing](box.CONTAINERS[name](ROWS))
+    found = batch.validate(ALPACA, box.written(tmp_path, name + packing, data))
+    assert (found.rows["row_id"].to_list(), found.counts()) == (plain_ids, {})
+
+
+@pytest.mark.parametrize("packing", box.PACKERS)
+@pytest.mark.parametrize("suffix", [".txt", ".md", ".MD"])
+def test_a_document_is_one_row_in_every_packing(tmp_path, suffix, packing):
+    data = box.PACKERS[packing](b"\xef\xbb\xbf# Title\r\n\r\nText \xe2\x80\xa8 on.\r\n")
+    found = batch.validate(TEXT, box.written(tmp_path, "page" + suffix + packing, data))
+    assert found.rows["text"].to_list() == ["# Title\r\n\r\nText \u2028 on."]
+
+
+def test_what_a_table_leaves_out_is_null_and_the_same_as_absent(tmp_path):
+    rows = [{**row(1), "input": "Context."}, row(0)]
+    found = [
+        batch.validate(ALPACA, box.written(tmp_path, name, box.CONTAINERS[name](rows))).rows["row_id"].to_list()
+        for name in ("a.jsonl", "a.parquet")
+    ]
+    assert len(found[0]) == 2
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "array.json", "lines.json", "a.csv", "a.tsv"])
+def test_a_byte_order_mark_is_no_part_of_the_rows(read, name):
+    data = box.CONTAINERS[name](ROWS)
+    assert kept(read(name, b"\xef\xbb\xbf" + data)) == kept(read(name, data)) != []
+
+
+@pytest.mark.parametrize("name", box.CONTAINERS)
+def test_an_empty_file_has_no_row_or_cannot_be_read(read, name):
+    unreadable = [(1, "unreadable")] if name.endswith((".parquet", ".arrow")) else []
+    assert faults(read(name, b"")) == unreadable
+    assert kept(read(name, b"")) == []
+
+
+@pytest.mark.parametrize("name", ["rows", "rows.xlsx", "rows.jsonl.bz2", "rows.gz", ".jsonl"])
+def test_a_file_of_unknown_name_is_one_unreadable_record(read, name):
+    [record] = read(name, box.json_lines(ROWS))
+    assert (record.position, record.fault.reason) == (1, Reason.UNREADABLE)
+    assert ".parquet" in str(record.fault)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["a.jsonl", "array.json", "a.csv", "a.txt"])
+def test_another_encoding_than_utf8_gives_no_row(tmp_path, name, encoding):
+    data = box.CONTAINERS.get(name, box.json_lines)(ROWS).decode().encode(encoding)
+    found = batch.validate(TEXT if name == "a.txt" else ALPACA, box.written(tmp_path, name, data))
+    assert found.rows.height == 0
+    assert found.rows_in == found.quarantine.height > 0
+
+
+# One bad row among good ones
+
+BAD_JSON = {
+    "torn": (b'{"instruction": "Question', "malformed"),
+    "surrogate": (b'{"instruction": "\\ud800", "output": "a"}', "malformed"),
+    "NUL": (b'{"instruction": "\x00", "output": "a"}', "malformed"),
+    "NaN": (b'{"instruction": "a", "output": "b", "score": NaN}', "malformed"),
+    "infinity": (b'{"instruction": "a", "output": "b", "score": -Infinity}', "malformed"),
+    "key twice": (b'{"instruction": "a", "output": "b", "output": "c"}', "malformed"),
+    "2,000 deep": (b'{"a":' + b"[" * 2000 + b"1" + b"]" * 2000 + b"}", None),
+    "30,000 deep": (b'{"a":' * 30_000 + b"1" + b"}" * 30_000, "malformed"),
+    "not UTF-8": (b'{"instruction": "\xe9", "output": "a"}', "not_utf8"),
+    "no object": (b"17", "wrong_type"),
+    "a stray brace": (b'{"instruction": "a"}}', "malformed"),
+    "too long": (b'{"instruction": "' + b"x" * 3 * LIMIT + b'"}', "oversized"),
+    "a little too long": (b'{"a":"' + b"x" * (LIMIT - 7) + b'"}', "oversized"),
+    "escapes": (b'{"instruction": "' + b'\\"' * 2 * LIMIT + b'"}', "oversized"),
+    "backslashes": (b'{"instruction": "' + b"\\\\" * 2 * LIMIT + b'"}', "oversized"),
+    "brackets": (b"[" * 2 * LIMIT + b"]" * 2 * LIMIT, "oversized"),
+    "blanks": (b"{" + b" " * 2 * LIMIT + b"}", "oversized"),
+    "strings": (b"[" + b'"[{", ' * LIMIT + b"0]", "oversized"),
+}
+
+
+@pytest.fixture
+def short_rows(monkeypatch):
+    """Rows may have :data:`LIMIT` bytes; what is longer in earnest is in :data:`HEAVY`."""
+    for module in (json_array, lines, table):
+        monkeypatch.setattr(module, "MAX_ROW_BYTES", LIMIT)
+
+
+@pytest.mark.parametrize("container", ["lines", "array"])
+@pytest.mark.parametrize("bad", BAD_JSON)
+def test_rows_around_a_bad_one_survive(read, short_rows, bad, container):
+    data, reason = BAD_JSON[bad]
+    if container == "array" and bad == "torn":
+        data += b'"}}'  # An open quote has no end in an array; its own test is below.
+    before, after = (json.dumps(row(number)).encode() for number in (0, 1))
+    joined = (
+        b"\n".join([before, data, after]) if container == "lines" else b"[" + b",".join([before, data, after]) + b"]"
+    )
+    records = read("a.json", joined)
+    assert len(records) == 3
+    assert [records[0].value, records[2].value] == [row(0), row(1)]
+    assert len(records[1].shown()) <= 2000
+    if reason:
+        assert faults(records) == [(2, reason)]
+
+
+@pytest.mark.parametrize("container", ["a.jsonl", "a.csv", "a.parquet"])
+def test_a_column_whose_type_changes_costs_only_the_rows_of_the_wrong_type(tmp_path, container):
+    if container == "a.parquet":  # A typed column cannot change; it is of the wrong type as a whole.
+        data, left = box.parquet([{"instruction": 1, "output": "a"}]), 0
+    elif container == "a.csv":
+        data, left = box.table([row(0), row(1), {"instruction": 7, "output": 7}]), 3
+    else:
+        data, left = box.json_lines([row(0), {"instruction": 7, "output": "a"}, row(1), row(2, output=None)]), 2
+    found = batch.validate(ALPACA, box.written(tmp_path, container, data))
+    assert found.rows.height == left
+    assert set(found.counts()) <= {"wrong_type"}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "array.json"])
+def test_a_line_separator_inside_a_string_ends_no_row(read, name):
+    rows = [row(n, "a\u2028b\u2029c\x85d") for n in range(3)]
+    assert kept(read(name, box.CONTAINERS[name](rows))) == rows
+
+
+def test_bidirectional_marks_are_refused_and_joiners_kept(tmp_path):
+    flag = "\U0001f3f4\U000e0067\U000e0062\U000e007f"
+    rows = [row(0, "a\u202eb"), row(1, "a\u2066b"), row(2, "a\u200db\u200f"), row(3, "a\U000e0041b"), row(4, flag)]
+    found = batch.validate(ALPACA, box.written(tmp_path, "a.csv", box.table(rows)))
+    assert found.rows["position"].to_list() == [4, 6]
+    assert found.counts() == {"control_characters": 3}
+
+
+def test_a_character_of_no_width_hides_no_repeat(tmp_path):
+    rows = [row(0), *(row(0, f"Ye{mark}s.") for mark in "\u200b\ufeff\u00ad\u2063\u200e")]
+    found = batch.validate(ALPACA, box.written(tmp_path, "a.jsonl", box.json_lines(rows)))
+    assert found.counts() == {"exact_duplicate": len(rows) - 1}
+
+
+# JSON arrays
+
+ENDS = {
+    "no end": b'[{"a": 1}, {"b": 2}',
+    "comma": b'[{"a": 1}, {"b": 2},',
+    "open string": b'[{"a": 1}, {"b": 2}, {"c": "x, ]',
+    "open brace": b'[{"a": 1}, {"b": 2}, {"c": {"d": 3}, {"e": 4}]',
+    "behind the end": b'[{"a": 1}, {"b": 2}] {"c": 3}',
+    "two arrays": b'[{"a": 1}, {"b": 2}][{"c": 3}]',
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_array_that_does_not_end_well_gives_what_came_before(read, end):
+    records = read("a.json", ENDS[end])
+    assert kept(records) == [{"a": 1}, {"b": 2}]
+    assert faults(records)[0][0] == 3
+    assert faults(records)[-1] == (len(records), "unreadable")
+    assert f"from position {len(records)} on" in str(records[-1].fault)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("data", [b"[}", b"[}}}]", b"[}, {}]", b"[:]", b"[,]", b"[\\", b'["', b"[]]", b"[{]}", b"[[[["])
+def test_a_broken_array_is_read_to_its_end(read, data):
+    records = read("a.json", data)
+    assert len(records) <= 3
+    assert [value for value in kept(records) if value] == []
+
+
+@pytest.mark.parametrize("size", [2**13 - 30, 2**16 - 40, 2**16 - 1, 2**16, 2**17 + 3])
+def test_rows_lie_across_the_pieces_in_which_a_file_is_read(read, size):
+    rows = [row(number, '\\"]}[{,' * (size // 14) + "é" * number) for number in range(9)]
+    assert kept(read("a.json", json.dumps(rows).encode())) == rows
+    assert kept(read("b.json", b"\n" * size + json.dumps(rows, ensure_ascii=False).encode())) == rows
+
+
+def test_json_lines_after_blank_ones_keep_their_line_numbers(read):
+    records = read("a.json", b"\n" * 9000 + box.json_lines([row(0)]) + b"\n \n" + box.json_lines([row(1)]))
+    assert [record.position for record in records] == [9001, 9004]
+
+
+# CSV
+
+
+def csv_of(*lines):
+    return b"\n".join([b"instruction,output", *lines, b""])
+
+
+GOOD = b"Question 0?,Yes."
+
+
+def test_a_quote_that_never_closes_ends_the_reading_where_it_was_opened(read):
+    records = read("a.csv", csv_of(GOOD, b'Question 1?,"Yes.', b"Question 2?,Yes."))
+    assert numbers(records) == [0]
+    assert faults(records) == [(3, "unreadable")]
+    assert "never closes" in str(records[-1].fault)
+
+
+def test_lines_swallowed_by_a_quote_are_one_record_that_names_them(read):
+    records = read("a.csv", csv_of(GOOD, b'Question 1?,"Yes.', b'Question 2?,"Yes."', b"Question 3?,Yes."))
+    assert numbers(records) == [0, 3]
+    assert faults(records) == [(3, "malformed")]
+    assert "lines 3 to 4" in str(records[1].fault)
+    assert "Question 1" in records[1].raw
+    assert "Question 2" in records[1].raw
+
+
+@pytest.mark.parametrize("bad", [b"Question 1?", b"Question 1?,Yes.,more", b'Question 1?,"Yes."?', b"\xe9,\xe9"])
+def test_a_bad_csv_row_takes_no_other_along(read, bad):
+    records = read("a.csv", csv_of(GOOD, bad, b"Question 2?,Yes."))
+    assert numbers(records) == [0, 2]
+    assert faults(records) == [(3, "not_utf8" if bad[0] == 0xE9 else "malformed")]
+    assert records[1].raw == bad.decode("utf-8", "replace") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [(b"instruction,output,output", "unreadable"), (b'"a"b,c', "unreadable"), (b"\xe9,output", "not_utf8")],
+)
+def test_without_a_header_that_can_be_used_no_row_is_read(read, header, reason):
+    records = read("a.csv", b"\n".join([header, b"a,b,c", b"d,e,f"]))
+    assert (kept(records), faults(records)) == ([], [(1, reason)])
+
+
+def test_crlf_ends_rows_and_stays_in_cells(read):
+    data = box.table([row(0, "a\r\nb"), row(1)])
+    assert b"\r\n" in data
+    assert [value["output"] for value in kept(read("a.csv", data))] == ["a\r\nb", "Yes."]
+
+
+def test_lines_are_counted_over_cells_of_many_lines_and_blank_lines(read):
+    records = read("a.csv", b"\n\n" + csv_of(b'a,"x\ny\nz"', b"", GOOD, b"short"))
+    assert [record.position for record in records] == [4, 8, 9]
+
+
+BIG = 3 * LIMIT
+BIG_CELLS = {
+    "one line": b'Question 1?,"' + b"x" * BIG + b'"',
+    "no quotes": b"Question 1?," + b"x" * BIG,
+    "many lines": b'Question 1?,"' + b"x, y\n" * (BIG // 5) + b'"',
+    "escaped quotes": b'Question 1?,"' + b'""\n' * (BIG // 3) + b'"',
+    "many cells": b",".join([b'"' + b"x" * (LIMIT // 9) + b'\n"'] * 20),
+}
+
+
+@pytest.mark.parametrize("big", BIG_CELLS)
+def test_rows_behind_one_that_is_too_long_are_read(read, short_rows, big):
+    records = read("a.csv", csv_of(GOOD, BIG_CELLS[big], b"Question 2?,Yes."))
+    assert numbers(records) == [0, 2]
+    assert faults(records) == [(3, "oversized")]
+    assert records[2].position == 4 + BIG_CELLS[big].count(b"\n")
+
+
+def test_a_quote_that_never_closes_is_no_row_too_long(read, short_rows):
+    records = read("a.csv", csv_of(GOOD, b'Question 1?,"Yes.') + b"Question 2?,Yes.\n" * LIMIT)
+    assert (numbers(records), faults(records)) == ([0], [(3, "unreadable")])
+
+
+# Packed files that are broken
+
+MANY = box.json_lines([row(n) for n in range(2000)])
+
+
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_of_a_packed_file_cut_off_all_that_unpacks_is_read(read, packing, share):
+    packed = box.PACKERS[packing](MANY)
+    packed = packed[: int(len(packed) * share)]
+    records = read("a.jsonl" + packing, packed)
+    whole = numbers(records)
+    assert whole == list(range(len(whole)))
+    assert faults(records) == [(len(whole) + 1, "unreadable")]
+    if packing == ".gz":
+        assert len(whole) == zlib.decompressobj(31).decompress(packed).count(b"\n")
+    assert "ends in the middle" in str(records[-1].fault)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv"])
+def test_an_array_or_table_cut_off_inside_its_packing_gives_its_first_rows(read, name):
+    data = box.CONTAINERS["array.json" if name == "a.json" else name]([row(n, str(n * 7919)) for n in range(20_000)])
+    records = read(name + ".gz", box.PACKERS[".gz"](data)[:40_000])
+    whole = numbers(records)
+    assert whole == list(range(len(whole)))
+    assert len(whole) > 4000
+    assert [fault[1] for fault in faults(records)] == ["unreadable"]
+
+
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+@pytest.mark.parametrize("behind", [b"garbage", b"\x1f\x8b\x08 no gzip", b"\x28\xb5\x2f\xfd no zstd"])
+def test_rows_in_front_of_garbage_are_kept_and_the_garbage_is_told(read, packing, behind):
+    records = read("a.jsonl" + packing, box.PACKERS[packing](MANY) + behind)
+    assert numbers(records) == list(range(2000))
+    assert faults(records) == [(2001, "unreadable")]
+
+
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+def test_a_packed_file_may_have_several_streams(read, packing):
+    pack = box.PACKERS[packing]
+    parts = [pack(box.json_lines([row(n)])) for n in range(300)]
+    records = read("a.jsonl" + packing, pack(b"") + b"".join(parts))
+    assert numbers(records) == list(range(300))
+    assert faults(records) == []
+
+
+def test_zeros_behind_gzip_are_no_garbage(read):
+    records = read("a.jsonl.gz", box.PACKERS[".gz"](MANY) + bytes(5000))
+    assert (len(kept(records)), faults(records)) == (2000, [])
+
+
+def test_a_flipped_bit_in_gzip_is_told(read):
+    packed = bytearray(box.PACKERS[".gz"](MANY))
+    packed[-6] ^= 1  # In the checksum.
+    assert [reason for _, reason in faults(read("a.jsonl.gz", bytes(packed)))] == ["unreadable"]
+
+
+# Parquet and Arrow that lie
+
+
+def test_rows_of_a_table_that_are_not_text_are_told_apart(read):
+    made = pa.table({"text": pa.array([b"good", b"b\xe9d", b"good"]).view(pa.string())})
+    for name, data in (("a.parquet", box.parquet(made)), ("a.arrow", box.arrow(made))):
+        records = read(name, data)
+        assert kept(records) == [{"text": "good"}] * 2
+        assert faults(records) == [(2, "not_utf8")]
+
+
+def test_a_table_may_hold_what_json_cannot(read):
+    made = pa.table({"nan": [float("nan"), 1.5], "bytes": [b"\xff", b""], "at": pa.array([0, 1], pa.timestamp("s"))})
+    first, second = kept(read("a.parquet", box.parquet(made)))
+    assert (first["nan"], second["nan"]) == (None, 1.5)
+    assert (list(first["bytes"]), list(first["at"])) == (["bytes"], ["datetime"])
+
+
+def test_offsets_that_lie_in_an_arrow_file_cost_the_rows_they_are_of(read):
+    data = bytearray(box.arrow(pa.table({"text": ["aaaa", "bbbb", "cccc"]})))
+    at = data.index(b"\0\0\0\0\4\0\0\0\x08\0\0\0\x0c\0\0\0")
+    data[at + 4 : at + 8] = b"\xff\xff\xff\x7f"
+    records = read("a.arrow", bytes(data))
+    assert kept(records) == [{"text": "cccc"}]
+    assert faults(records) == [(1, "malformed"), (2, "malformed")]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "file.arrow", "stream.arrow"])
+def test_a_table_that_is_cut_off_is_told(read, name):
+    data = box.CONTAINERS[name]([row(n) for n in range(500)])
+    for left in (len(data) // 2, len(data) - 9):
+        records = read(name, data[:left])
+        end = name == "stream.arrow" and left == len(data) - 9  # Only the mark of the end is lost, and no row.
+        assert [reason for _, reason in faults(records)] == (
+            [] if end and len(kept(records)) == 500 else ["unreadable"]
+        )
+
+
+def test_a_parquet_footer_that_claims_other_rows_is_told(read):
+    data = box.parquet([row(n) for n in range(100)])
+    claim = b"\x16\xc8\x01"  # 100, as thrift writes it.
+    assert data.count(claim) >= 2
+    found = set()
+    for at in [at for at in range(len(data)) if data.startswith(claim, at)]:
+        records = read("a.parquet", data[:at] + b"\x16\x8e\x01" + data[at + 3 :])  # 71
+        found |= {reason for _, reason in faults(records)}
+        assert len(kept(records)) == 100 or faults(records)
+    assert found == {"unreadable"}
+
+
+def test_a_column_given_twice_in_a_table_is_told(read):
+    made = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    for name, data in (("a.parquet", box.parquet(made)), ("a.arrow", box.arrow(made))):
+        assert faults(read(name, data)) == [(1, "unreadable")]
+
+
+def nested(depth):
+    value = pa.array([1])
+    for _ in range(depth):
+        value = pa.StructArray.from_arrays([value], names=["a"])
+    return pa.table({"a": value, "text": ["deep"]})
+
+
+@pytest.mark.parametrize("depth", [50, 400])
+def test_a_table_nested_deeply_is_read_or_told(read, depth):
+    records = read("a.parquet", box.parquet(nested(depth)))
+    assert len(records) == 1
+    assert depth > 50 or kept(records)
+
+
+def test_a_child_killed_from_outside_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    """The same file must not be quarantined today and kept tomorrow."""
+    file = box.written(tmp_path, "a.parquet", box.parquet([row(n) for n in range(20_000)]))
+    records = read_records(file, "a.parquet")
+    next(records)
+    [child] = [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
+    os.kill(child, signal.SIGKILL)
+    with pytest.raises(ChildProcessError, match="status -9"):
+        list(records)
+
+
+def test_reading_may_stop_early_and_leaves_no_child(tmp_path):
+    file = box.written(tmp_path, "a.parquet", box.parquet([row(n) for n in range(20_000)]))
+    records = read_records(file, "a.parquet")
+    next(records)
+    records.close()
+    assert Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text() == ""
+
+
+def test_a_reader_that_spins_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(columnar, "CHILD_SECONDS", 1)
+    pq.write_table(pa.table({"a": pa.nulls(10**7)}), tmp_path / "a.parquet", row_group_size=10**7)
+    began = time.monotonic()
+    records = list(read_records(tmp_path / "a.parquet", "a.parquet"))
+    assert time.monotonic() - began < 15
+    assert faults(records) == [(len(records), "unreadable")]
+    assert "SIGXCPU" in str(records[-1].fault)
+
+
+def test_a_disk_that_fails_is_no_fault_of_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"gone\.jsonl"):
+        list(read_records(tmp_path / "gone.jsonl", "gone.jsonl"))
+
+
+# What a file costs to read
+
+
+def gzip_bomb(times, unit=bytes(2**26)):
+    """One row, and then one piece of 64 MiB that unpacks as often as is wanted: gigabytes in megabytes."""
+    packer = zlib.compressobj(9, wbits=31)
+    head = packer.compress(b'{"a": 1}\n') + packer.flush(zlib.Z_FULL_FLUSH)
+    packer.compress(unit)
+    packer.flush(zlib.Z_FULL_FLUSH)
+    return head + (packer.compress(unit) + packer.flush(zlib.Z_FULL_FLUSH)) * times
+
+
+def parquet_bomb(file, rows):
+    """Rows of a megabyte, of which the file holds one."""
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 2**20]))
+    pq.write_table(pa.table({"text": same}), file, compression="zstd")
+
+
+HEAVY = {  # Rows kept, and where and why what is not.
+    "a.jsonl": (2, [[2, "oversized"]]),
+    "array.json": (2, [[2, "oversized"]]),
+    "a.csv": (2, [[3, "oversized"]]),
+    "a.parquet": (2, [[2, "oversized"]]),
+    "file.arrow": (2, [[2, "oversized"]]),
+    "line.jsonl": (2, [[2, "oversized"]]),
+    "bomb.jsonl.gz": (1, [[2, "oversized"]]),
+    "bomb.json.gz": (1, [[2, "oversized"]]),
+    "bomb.csv.gz": (0, [[2, "oversized"]]),
+    "bomb.txt.gz": (0, [[1, "oversized"]]),
+    "bomb.jsonl.zst": (0, [[1, "oversized"]]),
+    "bomb.parquet": (63, [[64, "oversized"]]),
+    "bomb.arrow.gz": (0, [[1, "oversized"]]),
+}
+MOST_SECONDS, MOST_MIB, MOST_CHILD_MIB = 20, 256, 1024
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory):
+    """What a process of its own said of each file of :data:`HEAVY`."""
+    folder = tmp_path_factory.mktemp("heavy")
+    rows, bomb = [row(0), row(1, "x" * 50 * 2**20), row(2)], gzip_bomb(48)
+    for name in ("a.jsonl", "array.json", "a.csv", "a.parquet", "file.arrow"):
+        box.written(folder, name, box.CONTAINERS[name](rows))
+    box.written(folder, "line.jsonl", box.json_lines([row(0)]) + b"x" * 200 * 2**20 + b"\n" + box.json_lines([row(1)]))
+    for name in (name for name in HEAVY if name.startswith("bomb") and name.endswith(".gz")):
+        box.written(folder, name, bomb[: len(bomb) // (1 if name == "bomb.jsonl.gz" else 8)])
+    box.written(folder, "bomb.jsonl.zst", box.PACKERS[".zst"](bytes(2**26)) * 48)
+    parquet_bomb(folder / "bomb.parquet", 6000)
+    command = [sys.executable, str(Path(batch.__file__).parent / "heavy.py"), *(str(folder / name) for name in HEAVY)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(HEAVY, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_huge_rows_and_bombs_cost_bounded_time_and_memory(heavy, name):
+    told, (rows, wanted) = heavy[name], HEAVY[name]
+    assert (told["kept"], [fault[:2] for fault in told["faults"]]) == (rows, wanted)
+    assert told["seconds"] < MOST_SECONDS
+    assert told["mib"] < MOST_MIB
+    assert told["child_mib"] < MOST_CHILD_MIB
+
+
+def test_small_files_may_unpack_to_as_much_as_they_like(read):
+    """Text that repeats itself is no bomb while it is small."""
+    rows = EXPANSION_FREE_BYTES // 8 // 2**20
+    data = box.PACKERS[".gz"](box.json_lines([{"text": "x" * 2**20}] * rows))
+    assert len(kept(read("a.jsonl.gz", data))) == rows
+
+
+# Any bytes at all
+
+PLAIN = [row(n) for n in range(20)]
+SEEDS = {
+    name + packing: box.PACKERS[packing](make(PLAIN))
+    for name, make in box.CONTAINERS.items()
+    for packing in box.PACKERS
+}
+LIGHT = sorted(name for name in SEEDS if ".parquet" not in name and ".arrow" not in name)
+COLUMNAR = sorted(set(SEEDS) - set(LIGHT))
+
+
+@st.composite
+def mutated(draw, names):
+    """A file of some container, with bytes of it changed, cut out, put in or swapped."""
+    name = draw(st.sampled_from(names))
+    data = bytearray(SEEDS[name])
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(data)))
+        piece = draw(
+            st.binary(max_size=4) | st.sampled_from([b'"', b"{", b"[", b"]", b",", b"\n", b"\0", b"\xff\xff\xff\x7f"])
+        )
+        data[at : at + draw(st.integers(0, 40) | st.sampled_from([len(piece)] * 3))] = piece
+    return name, bytes(data)
+
+
+def conserved(name, data):
+    with tempfile.TemporaryDirectory() as folder:
+        found = batch.validate(ALPACA, box.written(Path(folder), name, data))
+    assert found.rows_in == found.rows.height + found.quarantine.height == found.found.kept + found.found.quarantined
+    positions = found.rows["position"].to_list() + found.quarantine["position"].to_list()
+    assert len(set(positions)) == len(positions)
+    assert all(found.quarantine["detail"].str.len_chars() > 0)
+
+
+@given(st.tuples(st.sampled_from(LIGHT), st.binary(max_size=300)) | mutated(LIGHT))
+@settings(max_examples=250, deadline=None, derandomize=True)
+def test_no_bytes_stop_the_reading(file):
+    conserved(*file)
+
+
+@given(mutated(COLUMNAR))
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_no_bytes_of_a_table_stop_the_reading(file):
+    conserved(*file)
