@@ -13,7 +13,7 @@ from ft_assets.recipes.schema import HELD_OUT_ROLES, ONLINE_METHODS, SOURCE_ROLE
 
 CODE_VERSIONS = {
     "raw_corpus": "1",
-    "validated_dataset": "2",
+    "validated_dataset": "3",
     "base_model": "1",
     "prepared_batch": "1",
     "overlap": "1",

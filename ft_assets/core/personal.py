@@ -14,26 +14,33 @@ from ft_assets.core.reasons import Reason, RowFault
 from ft_assets.core.texts import rewritten, texts
 
 # A row without any of these holds none of the kinds below; most rows stop here.
-HINT = re.compile(r"@|\d[\d ().:/-]{5,}\d|\d\.\d+\.\d|:[0-9a-fA-F]{0,4}:|[A-Za-z0-9_-]{20}|PRIVATE KEY")
-PHONE_HINT = re.compile(r"\d[\d ().\-/]{5,}\d")
+BETWEEN_DIGITS = r"\d ().:/\u00a0\u2010-\u2015\u2212-"
+HINT = re.compile(rf"@|\d[{BETWEEN_DIGITS}]{{5,}}\d|\d\.\d+\.\d|:[0-9a-fA-F]{{0,4}}:|[A-Za-z0-9_-]{{20}}|PRIVATE KEY")
+PHONE_HINT = re.compile(rf"\d[{BETWEEN_DIGITS}]{{5,}}\d")
+BREAK = r"(?:\\[nr]|\s)*+"  # Between the lines of a key, which may stand in a JSON string.
 KEYS = (
-    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    r"\bgh[pousr]_[A-Za-z0-9]{36,255}\b",
-    r"\bgithub_pat_[A-Za-z0-9_]{40,255}\b",
-    r"\bglpat-[A-Za-z0-9_-]{20,64}",
-    r"\bhf_[A-Za-z0-9]{30,64}\b",
-    r"\bxox[abeoprs]-[A-Za-z0-9-]{10,255}",
-    r"\bAIza[A-Za-z0-9_-]{35}",
-    r"\bsk-[A-Za-z0-9_-]{20,255}",
-    r"\b[rs]k_live_[A-Za-z0-9]{16,255}\b",
-    r"\beyJ[A-Za-z0-9_-]{8,4096}\.eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{8,4096}",
-    r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----",
+    r"A(?:KIA|SIA)[A-Z0-9]{16}\b",
+    r"AIza[A-Za-z0-9_-]{35}",
+    r"eyJ(?<![\w-]eyJ)[A-Za-z0-9_-]{8,4096}+\.eyJ[A-Za-z0-9_-]{8,4096}+\.[A-Za-z0-9_-]{8,4096}",
+    r"gh[pousr]_[A-Za-z0-9]{36,255}\b",
+    r"github_pat_[A-Za-z0-9_]{40,255}\b",
+    r"glpat-[A-Za-z0-9_-]{20,64}",
+    r"hf_[A-Za-z0-9]{30,64}\b",
+    r"sk-[A-Za-z0-9_-]{20,255}",
+    r"[rs]k_live_[A-Za-z0-9]{16,255}\b",
+    r"xox[abeoprs]-[A-Za-z0-9-]{15,255}",
+)
+# The whole block; without its end, the lines that can only be of a key.
+PRIVATE_KEY = (
+    r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----"
+    rf"(?:{BREAK}(?:Proc-Type|DEK-Info):[^\n\\]{{1,100}})*+(?:{BREAK}[A-Za-z0-9+/=]{{16,}}+)*+"
+    rf"(?:(?:{BREAK}[A-Za-z0-9+/=]{{1,15}}+)?+{BREAK}-----END [A-Z ]{{0,20}}PRIVATE KEY-----)?"
 )
 # Each pattern starts at a border and is bounded, so that the time to search a text grows with its length alone.
 PATTERNS = {
-    "key": re.compile("|".join(KEYS)),
+    "key": re.compile(rf"\b(?:{'|'.join(KEYS)})|{PRIVATE_KEY}"),
     "email": re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
-    "card": re.compile(r"(?<![\d.])[3-6]\d{3}(?:[ -]?\d){9,15}(?![\d.]?\d)"),
+    "card": re.compile(r"(?<![\d.])(?:2[2-7]\d\d|[3-6]\d{3})(?:[ -]?\d){9,15}(?![\d.]?\d)"),
     "ip": re.compile(
         r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]?\d)|(?<![\w:])(?:[0-9a-fA-F]{1,4}::?){2,7}[0-9a-fA-F]{1,4}(?![\w:])"
     ),
@@ -68,19 +75,18 @@ def redact(text: str, region: str, counts: Counter[str]) -> str:
     """The text with each find replaced by its kind: ``write to [EMAIL]``."""
     pieces, at = [], 0
     for kind, start, end in sorted(spans(text, region), key=lambda span: span[1]):
-        if start >= at:
-            pieces += [text[at:start], f"[{kind.upper()}]"]
-            counts[kind] += 1
-            at = end
+        pieces += [text[at:start], f"[{kind.upper()}]"]
+        counts[kind] += 1
+        at = end
     return "".join([*pieces, text[at:]])
 
 
 def spans(text: str, region: str) -> Iterator[tuple[str, int, int]]:
-    """Kind, start and end of each piece of personal data; none lies inside another."""
-    taken: list[tuple[int, int]] = []
+    """Kind, start and end of each piece of personal data; no two of them overlap."""
+    taken = bytearray(len(text))
     for kind, start, end in _candidates(text, region):
-        if all(end <= other_start or start >= other_end for other_start, other_end in taken):
-            taken.append((start, end))
+        if not any(taken[start:end]):
+            taken[start:end] = b"\1" * (end - start)
             yield kind, start, end
 
 
@@ -92,8 +98,10 @@ def _candidates(text: str, region: str) -> Iterator[tuple[str, int, int]]:
     if PHONE_HINT.search(text):
         import phonenumbers
 
-        for phone in phonenumbers.PhoneNumberMatcher(text, region):
-            yield "phone", phone.start, phone.end
+        tries = len(text) + 1  # By itself it gives up after 65,535 candidates.
+        for phone in phonenumbers.PhoneNumberMatcher(text, region, max_tries=tries):
+            alone = phone.raw_string.startswith("(") and ")" not in phone.raw_string
+            yield "phone", phone.start + alone, phone.end
 
 
 def luhn(number: str) -> bool:
