@@ -1,5 +1,6 @@
 """Runs the validation of a batch and reads back what it wrote."""
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,9 @@ class Batch:
 
 
 def validate(source: Source, *files: Path) -> Batch:
-    """Validates files as one batch; those of several folders keep the name of theirs."""
-    alone = len({file.parent for file in files}) == 1
-    named = {file.name if alone else f"{file.parent.name}/{file.name}": file for file in files}
+    """Validates files as one batch, each named by its path below the folder that holds them all."""
+    shared = os.path.commonpath([file.parent for file in files])
+    named = {str(file.relative_to(shared)): file for file in files}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         counts = validate_batch("here", source, named, out)
