@@ -9,6 +9,7 @@ import dagster as dg
 
 from ft_assets.assets.partitions import split_key
 from ft_assets.core.artifact import Artifact, ArtifactStore, Manifest, Staging
+from ft_assets.core.batches import RUN_DATA, recipe_batches
 from ft_assets.core.errors import CorruptArtifact, MissingInput
 from ft_assets.core.lineage import Stage
 from ft_assets.core.recipe_run import RecipeRun, stages_of
@@ -60,9 +61,20 @@ class Made:
 
 
 def recipe_run(context: dg.AssetExecutionContext, catalog: CatalogResource, store: StoreResource) -> RecipeRun:
-    """The recipe of this partition and its stages, from the batches ingested and the base model made so far."""
-    known = catalog.load()
-    return stages_of(known, known.recipe(context.partition_key), store.open())
+    """The recipe of this partition and its stages, from the batches ingested when this run first asked.
+
+    New data may be ingested while a run trains for hours; its later assets must not see it, or they would look for
+    splits that nobody made. A run that repeats another (a re-execution) works with that one's data.
+    """
+    known, artifacts = catalog.load(), store.open()
+    recipe = known.recipe(context.partition_key)
+    key = f"{context.run.root_run_id or context.run_id}@{recipe.name}"
+    pinned = artifacts.get_ref(RUN_DATA, key)
+    states = recipe_batches(known, recipe, artifacts, pinned)
+    run = stages_of(known, recipe, artifacts, states)
+    if pinned is None:
+        artifacts.set_ref(RUN_DATA, key, {state.key: state.raw for state in states.values()})
+    return run
 
 
 def make_here(

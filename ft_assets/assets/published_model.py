@@ -6,6 +6,7 @@ import dagster as dg
 
 from ft_assets.assets.making import make_here, recipe_run
 from ft_assets.core.artifact import Artifact, Staging
+from ft_assets.core.batches import TRAINED_ON
 from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.publish import PublishedFile, is_champion, missing_files, publish
 from ft_assets.core.recipe_run import RecipeRun
@@ -52,6 +53,8 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
             publish(url, stage.fingerprint, files)
             absent = missing_files(url, stage.fingerprint, files)
         check = dg.AssetCheckResult(passed=not absent, check_name="published_complete", metadata={"missing": absent})
+        if not absent:
+            run.store.set_ref(TRAINED_ON, run.recipe.name, {"validated": sorted(run.data())})
         return made.result(
             f"{len(files)} files", {"published to": f"{url}/{stage.fingerprint[:16]}", "files": len(files)}, [check]
         )

@@ -10,9 +10,11 @@ import fsspec
 from ft_assets.assets.making import make_here, source_of
 from ft_assets.assets.partitions import SOURCE_BATCHES
 from ft_assets.core.artifact import Staging
+from ft_assets.core.batches import RAW, ingesting
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.lineage import CODE_VERSIONS, raw_stage
+from ft_assets.core.location import File, Files, access_errors, difference, files_of, in_words
 from resources.catalog import CatalogResource
 from resources.store import StoreResource
 
@@ -30,37 +32,35 @@ def raw_corpus(
 ) -> dg.MaterializeResult:
     known, artifacts = catalog.load(), store.open()
     name, batch = source_of(context.partition_key, known)
-    source = known.source(name)
-    batches = known.batches(name)
-    if batch not in batches:
-        raise FineTuneError(
-            f"source {name} has no batch {batch!r} at {known.url(name)}; found: {', '.join(batches) or 'none'}"
-        )
+    source, url, found = known.source(name), known.url(name), known.found(name)
+    if batch not in found.batches:
+        others = ", ".join(list(found.batches)[:20]) or "none"
+        raise FineTuneError(f"source {name} has no batch {batch!r} at {url}; found: {others}")
     # Copied first, then hashed: a file that changes while it is read cannot disagree with its fingerprint.
-    copy = artifacts.local / ".incoming" / context.run_id
-    try:
-        files = copy_batch(known.url(name), batches[batch], copy)
-        stage = raw_stage(name, source, {str(path): sha256_file(copy / path) for path in files})
+    copy = artifacts.local / ".staging" / f"incoming-{context.run_id}"
+    with ingesting(artifacts, context.partition_key, context.run_id):
+        try:
+            files = copy_batch(url, found.batches[batch][0], copy)
+            stage = raw_stage(name, source, {path: sha256_file(copy / path) for path in files.files})
 
-        def produce(staging: Staging) -> None:
-            for path in files:
-                shutil.move(copy / path, staging.file(f"files/{path}"))
-            staging.metrics = {
-                "files": len(files),
-                "bytes": sum(f.stat().st_size for f in staging.folder.rglob("*") if f.is_file()),
-            }
+            def produce(staging: Staging) -> None:
+                for path in files.files:
+                    shutil.move(copy / path, staging.file(f"files/{path}"))
+                sizes = [file.size for file in files.files.values()]
+                staging.metrics = {"files": len(sizes), "bytes": sum(sizes)}
 
-        made = make_here(context, stage, artifacts, 0.0, produce)
-    finally:
-        shutil.rmtree(copy, ignore_errors=True)
-    artifacts.set_ref("raw_corpus", context.partition_key, {"fingerprint": stage.fingerprint})
+            made = make_here(context, stage, artifacts, 0.0, produce)
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+        ref = {"fingerprint": stage.fingerprint, "signature": files.signature}
+        artifacts.set_ref(RAW, context.partition_key, ref)
     metrics = made.manifest.metrics
     return made.result(
         f"{metrics['bytes']:,} bytes",
         {
             "source": name,
             "batch": batch,
-            "location": known.url(name),
+            "location": url,
             "licence": source.licence,
             "format": source.format,
             "files": metrics["files"],
@@ -69,31 +69,38 @@ def raw_corpus(
     )
 
 
-def copy_batch(root: str, path: str, target: Path) -> list[Path]:
-    """Copies the files of a batch (a file, or everything below a folder) and returns their paths inside it.
+def copy_batch(url: str, path: str, target: Path) -> Files:
+    """Copies the files of a batch, piece by piece, and says which they were.
 
     Raises:
-        FineTuneError: the batch is empty, or a link in it leads out of it.
+        FineTuneError: the batch holds no files, or a link or name that leads out of it; or it changed meanwhile.
     """
-    fs, _ = fsspec.core.url_to_fs(root)
-    found = [path] if fs.isfile(path) else sorted(fs.find(path))
-    if not found:
-        raise FineTuneError(f"{path} holds no files")
-    names = []
-    for file in found:
-        name = Path(file).name if file == path else str(Path(file).relative_to(path))
-        _refuse_link_out(Path(file), Path(path), fs.protocol)
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        fs.get_file(file, str(target / name))
-        names.append(Path(name))
-    return names
+    try:
+        before = files_of(url, path)
+        if not before.files:
+            raise FineTuneError(f"{path} holds no files")
+        fs, _ = fsspec.core.url_to_fs(url)
+        for name, file in before.files.items():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            _copy(fs, file, target / name)
+        change = difference(before, files_of(url, path))
+    except access_errors() as error:
+        if isinstance(error, FineTuneError):
+            raise
+        raise FineTuneError(f"{path} cannot be read: {in_words(error)}") from error
+    if change:
+        raise FineTuneError(f"{path} changed while it was read: {change}. Retry when its writer has ended")
+    return before
 
 
-def _refuse_link_out(file: Path, batch: Path, protocol: Any) -> None:
-    if "file" not in (protocol if isinstance(protocol, tuple) else (protocol,)):
-        return
-    inside = batch.parent if file == batch else batch
-    if not file.resolve().is_relative_to(inside.resolve()):
+def _copy(fs: Any, file: File, target: Path) -> None:
+    try:
+        fs.get_file(file.path, str(target))
+    except FileNotFoundError as error:
+        raise FineTuneError(f"{file.path} disappeared while its batch was read; retry") from error
+    size = target.stat().st_size
+    if size != file.size:
         raise FineTuneError(
-            f"{file} links to {file.resolve()}, outside its source; copy the file into the source instead"
+            f"{file.path} {'grew' if size > file.size else 'shrank'} from {file.size:,} to {size:,} bytes while it was "
+            "read; retry when its writer has ended"
         )

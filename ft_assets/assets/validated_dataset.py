@@ -8,6 +8,7 @@ from ft_assets.assets.making import make_here, source_of
 from ft_assets.assets.partitions import SOURCE_BATCHES
 from ft_assets.assets.showing import counts_table, image, table_schema
 from ft_assets.core.artifact import Staging
+from ft_assets.core.batches import ingesting
 from ft_assets.core.errors import MissingInput
 from ft_assets.core.lineage import CODE_VERSIONS, validated_stage
 from resources.catalog import CatalogResource
@@ -63,7 +64,8 @@ def validated_dataset(
             "samples": counts.samples,
         }
 
-    made = make_here(context, stage, artifacts, 0.0, produce)
+    with ingesting(artifacts, context.partition_key, context.run_id):
+        made = make_here(context, stage, artifacts, 0.0, produce)
     metrics = made.manifest.metrics
     checks = [
         dg.AssetCheckResult(

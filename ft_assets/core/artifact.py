@@ -147,10 +147,19 @@ class ArtifactStore:
         manifest = self.lookup(stage, fingerprint)
         if manifest is None:
             return None
-        folder = self.local / "artifacts" / stage / fingerprint
         for name in manifest.files:
-            self._provide(manifest, name, folder / name)
-        return Artifact(manifest, folder)
+            self.file(manifest, name)
+        return Artifact(manifest, self.local / "artifacts" / stage / fingerprint)
+
+    def file(self, manifest: Manifest, name: str) -> Path:
+        """One file of a finished artifact, on local disk and verified.
+
+        Raises:
+            CorruptArtifact: it is missing, cut or changed.
+        """
+        path = self.local / "artifacts" / manifest.stage / manifest.fingerprint / name
+        self._provide(manifest, name, path)
+        return path
 
     def _provide(self, manifest: Manifest, name: str, path: Path) -> None:
         """Verifies one file on local disk. A copy that is not good is fetched, twice at most, before it is judged."""
@@ -275,6 +284,11 @@ class ArtifactStore:
             os.replace(temporary, path)
         else:
             self.fs.pipe_file(path, json.dumps(value).encode())
+
+    def drop_ref(self, kind: str, key: str) -> None:
+        """Forgets a name; what it pointed to stays."""
+        with suppress(FileNotFoundError):
+            self.fs.rm_file(self._key("refs", kind, f"{quote(key, safe='@')}.json"))
 
     def refs(self, kind: str, prefix: str) -> dict[str, dict[str, Any]]:
         """Every name of a kind that starts with ``prefix``, and what it points to, in name order."""

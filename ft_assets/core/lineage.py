@@ -132,7 +132,7 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     splits = made("tokenized_splits")
     stages["training_plan"] = make_stage(
         "training_plan",
-        {"recipe": recipe.model_dump(mode="json", exclude={"description", "publish"})},
+        {"recipe": recipe.model_dump(mode="json", exclude={"description", "publish", "retrain"})},
         {"base_model": base, "tokenized_splits": splits},
     )
 

@@ -1,12 +1,14 @@
 """A recipe as it stands now: its stages, computed from what has been ingested and made so far. No Dagster."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ft_assets.core.artifact import Artifact, ArtifactStore
+from ft_assets.core.batches import BatchState, recipe_batches
 from ft_assets.core.errors import MissingInput
-from ft_assets.core.lineage import Inputs, Stage, base_stage, model_stages, validated_stage
+from ft_assets.core.lineage import Inputs, Stage, base_stage, model_stages
 from ft_assets.core.plan import StagePlan, plan_recipe, read_shape
 from ft_assets.recipes.base import base_identity
 from ft_assets.recipes.load import Catalog
@@ -35,9 +37,16 @@ class RecipeRun:
             raise MissingInput(_missing(stage.made_by, self.recipe.name))
         return found
 
+    def data(self) -> set[str]:
+        """Fingerprints of the validated batches all of it stands on."""
+        upstream = self.stages["tokenized_splits"].upstream.values()
+        return {fingerprint for stage, fingerprint in upstream if stage == "validated_dataset"}
 
-def stages_of(catalog: Catalog, recipe: Recipe, store: ArtifactStore) -> RecipeRun:
-    """A recipe's stages.
+
+def stages_of(
+    catalog: Catalog, recipe: Recipe, store: ArtifactStore, states: Mapping[str, BatchState] | None = None
+) -> RecipeRun:
+    """A recipe's stages, from ``states`` of its batches or, without, from what has been ingested so far.
 
     Raises:
         MissingInput: the base model or a batch of a source has not been made.
@@ -46,7 +55,9 @@ def stages_of(catalog: Catalog, recipe: Recipe, store: ArtifactStore) -> RecipeR
     manifest = store.lookup("base_model", base.fingerprint)
     if manifest is None:
         raise MissingInput(_missing("base_model", recipe.name))
-    inputs = Inputs(_validated(catalog, recipe, store), base.fingerprint, manifest.metrics["content_hash"])
+    if states is None:
+        states = recipe_batches(catalog, recipe, store)
+    inputs = Inputs(_validated(recipe, states), base.fingerprint, manifest.metrics["content_hash"])
     return RecipeRun(recipe, model_stages(recipe, inputs), store)
 
 
@@ -59,32 +70,19 @@ def _missing(asset: str, recipe: str) -> str:
     return f"{asset} of {recipe} has not been made as the recipe stands now; run: ft run {recipe} --until {asset}"
 
 
-def _validated(catalog: Catalog, recipe: Recipe, store: ArtifactStore) -> dict[str, dict[str, str]]:
+def _validated(recipe: Recipe, states: Mapping[str, BatchState]) -> dict[str, dict[str, str]]:
+    """Fingerprint of each validated batch by role. One batch that cannot be used stops the recipe: fewer rows than it
+    names would make another model without a word.
+    """
     found: dict[str, dict[str, str]] = {}
+    faults = {key: state.fault for key, state in states.items() if state.fault}
     for role, names in recipe.data.sources().items():
-        batches: dict[str, str] = {}
+        found[role] = {key: state.validated for key, state in states.items() if state.source in names}
         for name in names:
-            source = catalog.source(name)
-            refs = store.refs("raw_corpus", f"{name}@")
-            if not refs:
-                raise MissingInput(
-                    f"source {name} has no ingested batch; run: ft run {recipe.name} --until validated_dataset"
-                )
-            for key, ref in refs.items():
-                stage = validated_stage(source, ref["fingerprint"])
-                manifest = store.lookup("validated_dataset", stage.fingerprint)
-                if manifest is None:
-                    raise MissingInput(
-                        f"validated_dataset of {key} has not been made as the source stands now; "
-                        f"run: ft run {recipe.name} --until validated_dataset"
-                    )
-                if manifest.metrics["quarantined_share"] > source.max_quarantined_share:
-                    raise MissingInput(
-                        f"{key} failed its check: {manifest.metrics['quarantined_share']:.0%} of its rows are "
-                        f"quarantined, max_quarantined_share allows {source.max_quarantined_share:.0%}"
-                    )
-                batches[key] = stage.fingerprint
-        found[role] = batches
+            if not any(state.source == name for state in states.values()):
+                faults[name] = f"source {name} has no ingested batch"
+    if faults:
+        raise MissingInput(f"{'; '.join(faults.values())}. Then run: ft run {recipe.name} --until validated_dataset")
     return found
 
 

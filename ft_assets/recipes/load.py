@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
-import fsspec
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from ft_assets.core.errors import Problem, RecipeError
+from ft_assets.core.location import Found, access_errors, find_batches, in_words
 from ft_assets.recipes.schema import NAME, SOURCE_ROLES, Recipe, Source
 
 SHIPPED = Path(__file__).parent
@@ -91,30 +91,29 @@ class Catalog:
             return location
         return str((self.sources[name].file.parent / location).resolve())
 
+    def found(self, name: str) -> Found:
+        """What lies at the source's location now: its batches, and what stands there that cannot be one.
+
+        Raises:
+            RecipeError: its location cannot be read.
+        """
+        url = self.url(name)
+        try:
+            return find_batches(url)
+        except access_errors() as error:
+            allowed = "an existing file, a folder of batches, a glob or an fsspec URL"
+            raise self._location_error(name, f"{url} ({in_words(error)})", allowed) from error
+
     def batches(self, name: str) -> dict[str, str]:
         """The source's batches now: key to path (a file, or a sub-folder), in key order.
 
         Raises:
-            RecipeError: its location cannot be read, or two of its files would be one batch.
+            RecipeError: its location cannot be read, two of its files would be one batch, or one can be none.
         """
-        url = self.url(name)
-        try:
-            fs, root = fsspec.core.url_to_fs(url)
-            if not fs.exists(root):
-                raise FileNotFoundError("not there")
-            paths = [root] if fs.isfile(root) else [p for p in fs.ls(root, detail=False) if not _is_hidden(p)]
-        except (ValueError, ImportError, OSError) as error:
-            allowed = "an existing file, a folder of batches or an fsspec URL"
-            raise self._location_error(name, f"{url} ({error})", allowed) from error
-        found: dict[str, str] = {}
-        for path in sorted(paths):
-            key = _batch_key(path)
-            if key in found:
-                raise self._location_error(
-                    name, f"{found[key]} and {path}, both batch {key!r}", "one file for each batch"
-                )
-            found[key] = path
-        return found
+        found = self.found(name)
+        for why in found.refused.values():
+            raise self._location_error(name, why, "files and folders with a name of their own")
+        return {key: path for key, (path, _) in found.batches.items()}
 
     def _location_error(self, name: str, found: str, allowed: str) -> RecipeError:
         where = self.sources[name].file
@@ -133,17 +132,6 @@ def named_sources(draft: dict[str, Any]) -> list[tuple[str, int, str]]:
         for index, name in enumerate(names)
         if isinstance(name, str) and re.fullmatch(NAME, name)
     ]
-
-
-def _is_hidden(path: str) -> bool:
-    return Path(path).name.startswith((".", "_"))
-
-
-def _batch_key(path: str) -> str:
-    name = Path(path).name
-    for suffix in (".gz", ".jsonl", ".json", ".md", ".txt"):
-        name = name.removesuffix(suffix)
-    return name
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> Problem:

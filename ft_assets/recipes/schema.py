@@ -1,12 +1,14 @@
 """Typed schema of a recipe and a source. Field names are those of transformers, TRL, PEFT and DeepSpeed.
 
 Every field is either identity (it changes what is made) or execution (it changes only how and where); the class a field
-stands in says which: :class:`Hardware` alone is execution. Scientific choices have no hidden defaults.
+stands in says which: :class:`Hardware` and :class:`Retrain` alone are execution. Scientific choices have no hidden defaults.
 """
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from ft_assets.core.cron import parse
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
@@ -49,9 +51,10 @@ class Strict(BaseModel):
 
 
 class Source(Strict):
-    """One declared origin of data: a folder (each file a batch) or one file.
+    """One declared origin of data: a folder (each file or sub-folder a batch), one file, or a glob (each match a batch).
 
-    ``location`` is a path relative to the file that declares the source, an absolute path, or an fsspec URL.
+    ``location`` is a path relative to the file that declares the source, an absolute path, or an fsspec URL
+    (``s3://bucket/prefix``, ``hf://datasets/org/name@revision/folder``).
     ``format`` is the form of its rows; nothing is guessed.
     """
 
@@ -211,6 +214,30 @@ class Hardware(Strict):
     evaluation_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
 
 
+class Retrain(Strict):
+    """Execution only: when new data asks for a run, if the retrain sensor is on. Either condition is enough.
+
+    ``min_new_rows`` counts validated rows to train on that no finished or requested run has used. ``schedule`` is a cron
+    expression in UTC; it asks for a run only where there is new data.
+    """
+
+    min_new_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    schedule: Annotated[str, Field(max_length=200)] | None = None
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_is_cron(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse(text)
+        return text
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> "Retrain":
+        if self.min_new_rows is None and self.schedule is None:
+            raise ValueError("retrain needs min_new_rows or schedule")
+        return self
+
+
 class Recipe(Strict):
     """One model line: base model, data mixture, stages, evaluation and hardware. Its name is the partition key."""
 
@@ -228,6 +255,7 @@ class Recipe(Strict):
     evaluation: Evaluation
     publish: Publish
     hardware: Hardware = Hardware()
+    retrain: Retrain | None = None
 
     @model_validator(mode="after")
     def _stages_have_data(self) -> "Recipe":

@@ -1,0 +1,111 @@
+"""What has become of each batch so far, read from the store: ingested, validated, failed or gone."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ft_assets.core.artifact import ArtifactStore, Manifest
+from ft_assets.core.lineage import validated_stage
+from ft_assets.recipes.load import Catalog
+from ft_assets.recipes.schema import Recipe
+
+RAW = "raw_corpus"  # ref: the fingerprint of a batch's files, and their signature when they were copied
+UNFINISHED = "unfinished_batch"  # ref: why the last ingestion of a batch is not behind it
+RUN_DATA = "run_data"  # ref: the raw fingerprints a run of a recipe works with
+TRAINED_ON = "trained_on"  # ref: the validated fingerprints behind a recipe's published model
+
+
+@dataclass(frozen=True)
+class BatchState:
+    """One batch of a source. ``validated`` is its validated_dataset's fingerprint, ``rows`` how many that keeps;
+    ``fault`` says why it cannot be used, and is empty where it can. ``word`` is that in one word.
+    """
+
+    source: str
+    key: str
+    word: str
+    raw: str = ""
+    validated: str = ""
+    rows: int = 0
+    fault: str = ""
+    manifest: Manifest | None = None
+
+
+def recipe_batches(
+    catalog: Catalog, recipe: Recipe, store: ArtifactStore, pinned: Mapping[str, str] | None = None
+) -> dict[str, BatchState]:
+    """State of every batch of the recipe's sources, by ``source@batch``.
+
+    ``pinned``: raw fingerprint by batch; then these batches count, as they were, and no others.
+    """
+    states: dict[str, BatchState] = {}
+    for name in sorted({name for names in recipe.data.sources().values() for name in names}):
+        if pinned is None:
+            keys = {*store.refs(RAW, f"{name}@"), *store.refs(UNFINISHED, f"{name}@")}
+            states |= {key: batch_state(catalog, store, key) for key in sorted(keys)}
+        else:
+            own = {key: raw for key, raw in sorted(pinned.items()) if key.startswith(f"{name}@")}
+            states |= {key: _of_raw(catalog, store, key, raw) for key, raw in own.items()}
+    return states
+
+
+def batch_state(catalog: Catalog, store: ArtifactStore, key: str) -> BatchState:
+    """What has become of a batch, as its source is declared now."""
+    name = key.partition("@")[0]
+    unfinished = store.get_ref(UNFINISHED, key)
+    if unfinished is not None:
+        ref = store.get_ref(RAW, key)
+        return BatchState(name, key, "failed", ref["fingerprint"] if ref else "", fault=f"{key} {unfinished['what']}")
+    ref = store.get_ref(RAW, key)
+    if ref is None:
+        return BatchState(name, key, "new", fault=f"{key} has not been ingested")
+    return _of_raw(catalog, store, key, ref["fingerprint"])
+
+
+def _of_raw(catalog: Catalog, store: ArtifactStore, key: str, raw: str) -> BatchState:
+    name = key.partition("@")[0]
+    source = catalog.source(name)
+    validated = validated_stage(source, raw).fingerprint
+    manifest = store.lookup("validated_dataset", validated)
+    if manifest is None:
+        fault = f"validated_dataset of {key} has not been made as its source stands now"
+        return BatchState(name, key, "ingested", raw, fault=fault)
+    metrics = manifest.metrics
+    fault = ""
+    if metrics["quarantined_share"] > source.max_quarantined_share:
+        fault = (
+            f"{key} failed its check: {metrics['quarantined_share']:.0%} of its rows are quarantined, "
+            f"max_quarantined_share allows {source.max_quarantined_share:.0%} (see: ft quarantine {key})"
+        )
+    elif metrics["rows_in"] != metrics["rows_kept"] + metrics["quarantined"]:
+        fault = f"{key} failed its check rows_conserved"
+    word = "failed" if fault else "validated"
+    return BatchState(name, key, word, raw, validated, metrics["rows_kept"], fault, manifest)
+
+
+@contextmanager
+def ingesting(store: ArtifactStore, key: str, run_id: str) -> Iterator[None]:
+    """Leaves a word in the store for as long as the ingestion of a batch has not ended well; a kill leaves it too."""
+    store.set_ref(UNFINISHED, key, {"what": f"is being ingested, or was cut short (run {run_id})"})
+    try:
+        yield
+    except Exception as error:
+        store.set_ref(UNFINISHED, key, {"what": f"could not be ingested: {error}"})
+        raise
+    store.drop_ref(UNFINISHED, key)
+
+
+def withdraw_gone(catalog: Catalog, store: ArtifactStore, source: str, there: Collection[str]) -> list[str]:
+    """Forgets what failed of a source and has been taken away since; returns the keys that no longer count.
+
+    A version that was validated stays when its files go: they have been copied.
+    """
+    refs: dict[str, Any] = {**store.refs(RAW, f"{source}@"), **store.refs(UNFINISHED, f"{source}@")}
+    withdrawn = []
+    for key in sorted(refs.keys() - set(there)):
+        store.drop_ref(UNFINISHED, key)
+        if batch_state(catalog, store, key).word in ("failed", "new"):
+            store.drop_ref(RAW, key)
+            withdrawn.append(key)
+    return withdrawn
