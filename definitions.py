@@ -1,4 +1,4 @@
-"""What Dagster loads: assets, checks, jobs and resources for this environment. Imports no torch."""
+"""What Dagster loads: assets, checks, jobs, sensors and resources for this environment. Imports no torch."""
 
 import dagster as dg
 
@@ -18,6 +18,7 @@ from ft_assets.assets import (
 from ft_assets.assets.partitions import SOURCE_BATCHES, recipe_partitions
 from ft_assets.assets.raw_corpus import raw_corpus
 from ft_assets.assets.validated_dataset import validated_dataset
+from ft_assets.automation import new_data_sensor, retrain_sensor
 from ft_assets.recipes.load import Catalog
 from resources.environment import Settings, catalog, settings
 from resources.injected import resources
@@ -42,6 +43,7 @@ def build(found: Settings, known: Catalog) -> dg.Definitions:
     recipes = recipe_partitions(list(known.recipes))
     data_assets = [raw_corpus, validated_dataset]
     model_assets = [module.build(recipes) for module in MODEL_MODULES]
+    status = dg.DefaultSensorStatus.RUNNING if found.sensors_run else dg.DefaultSensorStatus.STOPPED
     return dg.Definitions(
         assets=[*data_assets, *model_assets],
         jobs=[
@@ -57,6 +59,10 @@ def build(found: Settings, known: Catalog) -> dg.Definitions:
                 partitions_def=recipes,
                 description="Everything from the base model to the published model of one recipe.",
             ),
+        ],
+        sensors=[
+            new_data_sensor.build(found.sensor_seconds, status),
+            retrain_sensor.build(list(known.recipes), found.sensor_seconds, status),
         ],
         resources=resources(found),
         executor=dg.in_process_executor,

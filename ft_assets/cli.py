@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any, NoReturn
@@ -176,39 +177,71 @@ def sources(as_json: AsJson = False) -> None:
     rows = []
     for name in sorted(known.sources):
         source = known.sources[name].value
+        about = {"source": name, "kind": source.kind, "batch": "", "licence": source.licence}
+        nothing = {"state": "faulty", "kept": "", "quarantined": "", "reasons": {}}
         try:
-            batches = known.batches(name)
+            listed = known.found(name)
         except RecipeError as error:
-            fault = {"state": f"faulty: {error}", "kept": "", "quarantined": "", "reasons": {}}
-            rows.append({"source": name, "kind": source.kind, "batch": "", "licence": source.licence, **fault})
+            rows.append({**about, **nothing, "state": f"faulty: {error}", "note": ""})
             continue
-        for batch in batches:
-            state = _batch_state(store, known, f"{name}@{batch}")
-            rows.append({"source": name, "kind": source.kind, "batch": batch, "licence": source.licence, **state})
+        rows += [{**about, **nothing, "note": why} for why in listed.refused.values()]
+        rows += [{**about, "batch": batch, **_batch_state(store, known, f"{name}@{batch}")} for batch in listed.batches]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    columns = ["source", "kind", "batch", "licence", "state", "kept", "quarantined"]
+    columns = ["source", "kind", "batch", "licence", "state", "kept", "quarantined", "note"]
     print_table("", columns, [[str(row[column]) for column in columns] for row in rows], right=("kept", "quarantined"))
 
 
 def _batch_state(store: ArtifactStore, known: Catalog, key: str) -> dict[str, Any]:
-    from ft_assets.core.lineage import validated_stage
+    from ft_assets.core.batches import batch_state
 
-    ref = store.get_ref("raw_corpus", key)
-    if ref is None:
-        return {"state": "new", "kept": "", "quarantined": "", "reasons": {}}
-    stage = validated_stage(known.source(key.partition("@")[0]), ref["fingerprint"])
-    manifest = store.lookup("validated_dataset", stage.fingerprint)
-    if manifest is None:
-        return {"state": "ingested", "kept": "", "quarantined": "", "reasons": {}}
-    metrics = manifest.metrics
+    state = batch_state(known, store, key)
+    metrics = state.manifest.metrics if state.manifest else {"rows_kept": "", "quarantined": "", "reasons": {}}
     return {
-        "state": "validated",
+        "state": state.word,
         "kept": metrics["rows_kept"],
         "quarantined": metrics["quarantined"],
         "reasons": metrics["reasons"],
+        "note": state.fault if state.word in ("failed", "ingesting") else "",
     }
+
+
+@app.command()
+def quarantine(
+    batch: Annotated[str, typer.Argument(metavar="SOURCE@BATCH", help="A batch; the start of its name is enough.")],
+    reason: Annotated[str | None, typer.Option(help="Only rows set aside for this reason.")] = None,
+    limit: Annotated[int, typer.Option(min=0, max=1_000_000, help="Rows to print; the counts are of all.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """The rows of a batch that were set aside, and why: counts by reason first, then rows."""
+    from ft_assets.core.quarantine import find_batch, read_quarantine
+
+    found = settings()
+    known, store = catalog(found), found.open_store()
+    state = find_batch(known, store, batch)
+    assert state.manifest is not None, "find_batch returns what has been validated"
+    reasons = state.manifest.metrics["reasons"]
+    if reason is not None and reason not in reasons:
+        others = ", ".join(reasons) or "none, nothing was set aside"
+        raise FineTuneError(f"no row of {state.key} was set aside for {reason!r}; its reasons: {others}")
+    rows = read_quarantine(store.file(state.manifest, "quarantine.parquet"), reason, limit)
+    if as_json:
+        print(json.dumps({"batch": state.key, "reasons": reasons, "rows": rows}, indent=1))
+        return
+    print_table(state.key, ["reason", "rows"], [[name, str(count)] for name, count in reasons.items()], ("rows",))
+    if rows:
+        print()
+        columns = ["file", "position", "reason", "detail", "row"]
+        print_table("", columns, [[_one_line(str(row[name])) for name in columns] for row in rows], ("position",))
+    shown = sum(reasons.values()) if reason is None else reasons[reason]
+    if len(rows) < shown:
+        print(f"{shown - len(rows)} more; --limit {shown} prints all", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    """Text as one cell of one line: what would break a line or steer a terminal is written as an escape."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 @recipe_app.command("check")
@@ -249,8 +282,7 @@ def _open(recipe: str) -> tuple[Settings, Catalog, str]:
     found = settings()
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml"):
-        folders = (*found.recipe_folders, path.resolve().parent)
-        found = Settings(found.home, found.store, folders, found.cache, found.wandb_mode)
+        found = replace(found, recipe_folders=(*found.recipe_folders, path.resolve().parent))
         known = catalog(found)
         return found, known, add_file(known, path)
     known = catalog(found)

@@ -4,8 +4,6 @@ Data assets and model assets have different partition keys, which the dagster CL
 ingests each batch the recipe names and then runs the model assets for the recipe.
 """
 
-import os
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psutil
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.utils import make_new_run_id
 from sqlalchemy.exc import OperationalError
 
 from definitions import build
+from ft_assets.automation.unfinished import close_dead_runs, process_tag
+from ft_assets.core.batches import withdraw_gone
 from ft_assets.core.lineage import MODEL_ASSETS
 from ft_assets.recipes.base import base_identity
 from ft_assets.recipes.load import Catalog
@@ -28,7 +27,6 @@ from resources.environment import Settings, prepare_dagster_home
 
 DATA_ASSETS = ("raw_corpus", "validated_dataset")
 ASSETS = (*DATA_ASSETS, *MODEL_ASSETS)
-PROCESS_TAG = "ft/process"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -77,6 +75,9 @@ def run_recipe(found: Settings, catalog: Catalog, name: str, until: str | None, 
     sources = sorted({source for names in recipe.data.sources().values() for source in names})
     keys = [f"{source}@{batch}" for source in sources for batch in catalog.batches(source)]
     prepare_dagster_home(found)
+    gone = [key for source in sources for key in withdraw_gone(catalog, found.open_store(), source, keys)]
+    for key in gone:
+        screen.say(f"{key} failed before and its files are gone: it no longer counts")
     outcome = Outcome()
     try:
         _run_all(found, catalog, name, keys, until, screen, outcome)
@@ -93,7 +94,7 @@ def _run_all(
     found: Settings, catalog: Catalog, name: str, keys: list[str], until: str | None, screen: Screen, outcome: Outcome
 ) -> None:
     with dg.DagsterInstance.get() as instance:
-        _close_dead_runs(instance)
+        close_dead_runs(instance)
         definitions = build(found, catalog)
         instance.add_dynamic_partitions("source_batch", keys)
         runner = _Runner(definitions, instance, found.home / "runs", screen, outcome)
@@ -102,23 +103,6 @@ def _run_all(
                 return
         if until not in DATA_ASSETS:
             runner.go("fine_tune", name, _upstream(until))
-
-
-def _close_dead_runs(instance: dg.DagsterInstance) -> None:
-    """Ends, in Dagster's book, the runs of this command that were killed: they would show as running for ever."""
-    open_runs = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]))
-    for run in open_runs:
-        host, _, process = run.tags.get(PROCESS_TAG, "").partition("/")
-        if host == socket.gethostname() and process not in (_process_name(pid) for pid in psutil.pids()):
-            instance.report_run_failed(run, f"`ft run` was killed (process {process})")
-
-
-def _process_name(pid: int) -> str:
-    """A name no later process will have: the id and when it started, in seconds since boot (the clock may be set)."""
-    try:
-        return f"{pid}-{psutil.Process(pid).create_time() - psutil.boot_time():.2f}"
-    except psutil.NoSuchProcess:
-        return ""
 
 
 def _upstream(until: str | None) -> tuple[str, ...]:
@@ -154,7 +138,7 @@ class _Runner:
                     run_id=run_id,
                     raise_on_error=False,
                     run_config=QUIET,
-                    tags={PROCESS_TAG: f"{socket.gethostname()}/{_process_name(os.getpid())}"},
+                    tags=process_tag(),
                     asset_selection=[dg.AssetKey(asset) for asset in assets],
                 )
             except (DagsterExecutionInterruptedError, KeyboardInterrupt):

