@@ -17,7 +17,7 @@ from dagster._core.utils import make_new_run_id
 from sqlalchemy.exc import OperationalError
 
 from definitions import build
-from ft_assets.automation.unfinished import close_dead_runs, process_tag
+from ft_assets.automation.runs import close_dead_runs, process_tag
 from ft_assets.core.batches import withdraw_gone
 from ft_assets.core.lineage import MODEL_ASSETS
 from ft_assets.recipes.base import base_identity

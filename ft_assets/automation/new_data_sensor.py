@@ -8,6 +8,7 @@ import dagster as dg
 
 from ft_assets.assets.partitions import SOURCE_BATCHES
 from ft_assets.automation.looking import Looks
+from ft_assets.automation.runs import request
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.batches import RAW, withdraw_gone
 from ft_assets.core.watching import Look, Seen, look, read_cursor, whole, write_cursor
@@ -84,7 +85,7 @@ def requests_for(due: list[str], now: Look, store: ArtifactStore) -> list[dg.Run
         if ref.get("signature") == signature:
             continue
         digest = hashlib.sha256(f"{signature} {ref.get('fingerprint', '')}".encode()).hexdigest()[:16]
-        requests.append(dg.RunRequest(run_key=f"{key}#{digest}", partition_key=key, tags={SIGNATURE_TAG: signature}))
+        requests.append(request(key, digest, {SIGNATURE_TAG: signature}))
     return requests
 
 

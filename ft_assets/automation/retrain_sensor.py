@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_assets.automation.unfinished import close_dead_runs, unfinished_runs
+from ft_assets.automation.runs import close_dead_runs, request, unfinished_runs
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.batches import TRAINED_ON, BatchState, recipe_batches
 from ft_assets.core.errors import FineTuneError
@@ -98,8 +98,8 @@ def ask(
         return Answer(f"{name} waits ({verdict.why}): run {which} of it has not ended", kept)
     marks = sorted(mark(state.validated) for state in states.values())
     digest = hashlib.sha256(" ".join(marks).encode()).hexdigest()[:16]
-    request = dg.RunRequest(run_key=f"{name}#{digest}", partition_key=name, tags={REASON_TAG: verdict.why})
-    return Answer(f"{name}: {verdict.why}; requested", {"requested": marks, "since": verdict.since}, request)
+    asked = request(name, digest, {REASON_TAG: verdict.why})
+    return Answer(f"{name}: {verdict.why}; requested", {"requested": marks, "since": verdict.since}, asked)
 
 
 def absent(recipe: Recipe, states: Mapping[str, BatchState], partitions: Collection[str]) -> list[str]:

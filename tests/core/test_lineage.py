@@ -98,6 +98,14 @@ def test_hardware_changes_no_fingerprint(recipe, field, value):
     assert remade(stages(document), stages(changed_document(document, f"hardware.{field}", value))) == set()
 
 
+@pytest.mark.parametrize("retrain", [{"min_new_rows": 1}, {"schedule": "0 3 * * *"}])
+def test_retraining_by_itself_changes_no_fingerprint(demo, retrain):
+    before, after = stages(demo), stages({**demo, "retrain": retrain})
+    assert {name: stage.fingerprint for name, stage in before.items()} == {
+        name: stage.fingerprint for name, stage in after.items()
+    }
+
+
 def test_hardware_changes_the_plan(demo):
     before, after = stages(demo), stages(changed_document(demo, "hardware.processes", 4))
     assert before["training_plan"].fingerprint != after["training_plan"].fingerprint

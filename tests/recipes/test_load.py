@@ -388,6 +388,26 @@ def test_two_files_that_would_be_one_batch_are_refused(folder):
         load_catalog([folder]).batches("held_out")
 
 
+@pytest.mark.parametrize(
+    ("retrain", "field", "words"),
+    [
+        ("{}", "retrain", "min_new_rows or schedule"),
+        ("{min_new_rows: 0}", "retrain.min_new_rows", "greater than or equal to 1"),
+        ("{min_new_rows: 2000000000}", "retrain.min_new_rows", "less than or equal to"),
+        ("{schedule: hourly}", "retrain.schedule", "hourly"),
+        ("{schedule: '61 * * * *'}", "retrain.schedule", "61"),
+        ("{schedule: '0 0 30 2 *'}", "retrain.schedule", "0 0 30 2"),
+        ("{every: day}", "retrain.every", "unknown field"),
+    ],
+)
+def test_a_faulty_retrain_is_named(folder, retrain, field, words):
+    (folder / "mine.yaml").write_text(RECIPE + f"retrain: {retrain}\n")
+    with pytest.raises(RecipeError) as raised:
+        load_catalog([folder]).recipe("mine")
+    assert [problem.field for problem in raised.value.problems if problem.field == field]
+    assert words in str(raised.value)
+
+
 # The base model
 
 
