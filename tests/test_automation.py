@@ -2,16 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import dagster as dg
 import pytest
-from conftest import ROOT
 from waiting import until
 
 from definitions import build

@@ -206,22 +206,21 @@ def _source_folder(root: str) -> Path:
 
 def _entries(fs: Any, root: str, is_glob: bool) -> dict[str, dict[str, Any]]:
     """What a location lists, by path: without names in the making, and without a bucket's folder markers."""
-    if is_glob:
-        listed = list(fs.glob(root, detail=True).values())
-    elif is_local(fs):
+    if is_local(fs) and not is_glob:
         if not os.path.isdir(root):
             os.stat(root)
             return {root: {}}
         return {f"{root.rstrip('/')}/{name}": {} for name in os.listdir(root) if not is_temporary(name)}
+    if is_glob:
+        listed = list(fs.glob(root, detail=True).values())
     else:
         about = fs.info(root)
-        listed = fs.ls(root, detail=True) if about["type"] == "directory" else [about]
+        if about["type"] != "directory":
+            return {root: about}
+        listed = fs.ls(root, detail=True)
     names = {str(info["name"]).rstrip("/"): info for info in listed}
-    return {
-        path: info
-        for path, info in names.items()
-        if (info["type"] == "file" if path == root else not is_temporary(PurePosixPath(path).name))
-    }
+    names.pop(root, None)  # a bucket's marker of the folder itself
+    return {path: info for path, info in names.items() if not is_temporary(PurePosixPath(path).name)}
 
 
 def _local_file(path: Path, source: Path) -> File | None:
