@@ -4,14 +4,28 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
-from ft_assets.core.lineage import MODEL_ASSETS
+from ft_assets.core.artifact import ArtifactStore
+from ft_assets.core.batches import RAW
+from ft_assets.core.lineage import MODEL_ASSETS, raw_stage, validated_stage
+from ft_assets.core.rows import validate_batch
 from ft_assets.recipes.load import SHIPPED, load_catalog
 
-OWN = ("FT_HOME", "FT_STORE", "FT_RECIPES", "FT_CACHE", "FT_WANDB", "WANDB_API_KEY", "DAGSTER_HOME")
+OWN = (
+    "FT_HOME",
+    "FT_STORE",
+    "FT_RECIPES",
+    "FT_CACHE",
+    "FT_WANDB",
+    "FT_SENSORS",
+    "FT_SENSOR_SECONDS",
+    "WANDB_API_KEY",
+    "DAGSTER_HOME",
+)
 
 
 @pytest.fixture
@@ -122,6 +136,8 @@ def test_checking_a_file_that_is_not_there(ft, created):
         ("run", "demo", "--until", "nosuch"),
         ("plan", "nosuch"),
         ("status", "nosuch"),
+        ("quarantine", "nosuch"),
+        ("quarantine", "@2026-01"),
     ],
 )
 def test_bad_input_exits_2_in_words_and_creates_nothing(ft, created, arguments):
@@ -185,6 +201,89 @@ def test_a_relative_dagster_home_is_taken_from_the_current_folder(tmp_path):
     env = os.environ | {"DAGSTER_HOME": "home of dagster"}
     found = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=env, text=True)
     assert found.strip() == str(tmp_path / "home of dagster")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("FT_SENSORS", "yes"), ("FT_SENSOR_SECONDS", "0"), ("FT_SENSOR_SECONDS", "soon")]
+)
+def test_a_bad_sensor_setting_exits_2_in_words(ft, name, value):
+    done = ft("sources", **{name: value})
+    assert done.returncode == 2
+    assert f"{name} is {value!r}; allowed" in done.stderr
+
+
+def test_a_quarantine_that_was_not_made_says_the_next_step(ft, created):
+    done = ft("quarantine", "demo_text@2026-01")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "demo_text@2026-01 has not been ingested" in done.stderr
+    assert "ft run" in done.stderr
+    assert not created()
+
+
+@pytest.fixture
+def quarantined(tmp_path):
+    """A store with two validated batches; the first has rows of two reasons."""
+    folder = tmp_path / "here" / "recipes"
+    (folder / "data").mkdir(parents=True)
+    (folder / "rows.yaml").write_text(
+        "sources: {rows: {kind: instruction, location: data, format: alpaca, licence: MIT, max_quarantined_share: 0.9}}"
+    )
+    bad = '{"instruction": "a", "output": "b"}\n{"bad": "\\u001b[31m"}\nno json\nno json either\n'
+    (folder / "data" / "one.jsonl").write_text(bad)
+    (folder / "data" / "other.jsonl").write_text('{"instruction": "c", "output": "d"}\n')
+    known, store = load_catalog([folder]), ArtifactStore(str(tmp_path / "home" / "store"))
+    source = known.source("rows")
+    for batch, path in known.batches("rows").items():
+        raw = raw_stage("rows", source, {"x": batch})
+        store.set_ref(RAW, f"rows@{batch}", {"fingerprint": raw.fingerprint})
+        stage = validated_stage(source, raw.fingerprint)
+        writing = store.write(stage.name, stage.fingerprint, code_version="2", identity={}, upstream={})
+        with writing as staging:
+            counts = validate_batch("rows", source, {Path(path).name: Path(path)}, staging.folder)
+            share = counts.quarantined / counts.rows_in
+            about = {"rows_in": counts.rows_in, "rows_kept": counts.kept, "quarantined": counts.quarantined}
+            staging.metrics = {**about, "quarantined_share": share, "reasons": dict(sorted(counts.reasons.items()))}
+    return folder
+
+
+def test_quarantined_rows_are_printed_with_counts_first(ft, quarantined):
+    done = ft("quarantine", "rows@one", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["reasons"] == {"malformed": 2, "missing_field": 1}
+    assert [(row["file"], row["position"], row["reason"]) for row in found["rows"]] == [
+        ("one.jsonl", 2, "missing_field"),
+        ("one.jsonl", 3, "malformed"),
+        ("one.jsonl", 4, "malformed"),
+    ]
+    plain = ft("quarantine", "rows@one", "--reason", "malformed", "--limit", "1")
+    assert plain.stdout.index("missing_field\t1") < plain.stdout.index("one.jsonl\t3\tmalformed")
+    assert "one.jsonl\t4" not in plain.stdout
+    assert "1 more; --limit 2" in plain.stderr
+
+
+def test_a_row_cannot_steer_the_terminal(ft, quarantined):
+    done = ft("quarantine", "rows@one")
+    assert "\x1b" not in done.stdout
+    assert len(done.stdout.splitlines()) == 3 + 1 + 4
+
+
+def test_the_start_of_a_batch_is_enough_where_it_is_the_only_one(ft, quarantined):
+    assert json.loads(ft("quarantine", "rows@on", "--json").stdout)["batch"] == "rows@one"
+    several = ft("quarantine", "rows@o")
+    assert several.returncode == 2
+    assert "2 batches start with rows@o: rows@one, rows@other" in several.stderr
+    unknown = ft("quarantine", "rows@one", "--reason", "tie")
+    assert unknown.returncode == 2
+    assert "malformed, missing_field" in unknown.stderr
+
+
+def test_a_failed_batch_is_seen_in_sources(ft, quarantined):
+    file = quarantined / "rows.yaml"
+    file.write_text(file.read_text().replace("0.9", "0.1"))
+    rows = {row["batch"]: row for row in json.loads(ft("sources", "--json").stdout) if row["source"] == "rows"}
+    assert (rows["one"]["state"], rows["other"]["state"]) == ("failed", "validated")
+    assert "75% of its rows are quarantined" in rows["one"]["note"]
 
 
 def test_sources_as_json_names_each_batch(ft, created):
@@ -251,19 +350,26 @@ finally:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("sources",), ("status",), ("plan", "demo"), ("recipe", "check", str(SHIPPED / "demo.yaml")), ("--help",)],
+    [
+        ("sources",),
+        ("status",),
+        ("quarantine", "demo_text@2026-01"),
+        ("plan", "demo"),
+        ("recipe", "check", str(SHIPPED / "demo.yaml")),
+        ("--help",),
+    ],
     ids=" ".join,
 )
 def test_reading_loads_nothing_heavy(ft, arguments):
     done = ft(*arguments, program=("-c", LOOK))
-    assert done.returncode == (3 if arguments[0] == "plan" else 0)
+    assert done.returncode == (3 if arguments[0] in ("plan", "quarantine") else 0)
     assert done.stderr.splitlines()[-1] == "[]"
 
 
 def test_help_names_every_command(ft):
     done = ft("--help")
     assert done.returncode == 0
-    for command in ("run", "plan", "status", "sources", "recipe"):
+    for command in ("run", "plan", "status", "sources", "quarantine", "recipe"):
         assert f" {command} " in done.stdout
 
 

@@ -16,10 +16,12 @@ def find_batch(catalog: Catalog, store: ArtifactStore, text: str) -> BatchState:
 
     Raises:
         RecipeError: the source is not declared.
-        FineTuneError: several batches start like that.
+        FineTuneError: it names no source, or several batches start like that.
         MissingInput: no such batch has been ingested, or it has not been validated as its source stands now.
     """
     source, _, batch = text.partition("@")
+    if not source:
+        raise FineTuneError(f"{text!r} names no source; a batch is SOURCE@BATCH, as `ft sources` lists them")
     catalog.source(source)
     names = store.ref_names(RAW, f"{source}@")
     matches = [text] if text in names else [name for name in names if name.startswith(f"{source}@{batch}")]
