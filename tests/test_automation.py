@@ -11,8 +11,10 @@ import pytest
 from waiting import until
 
 from definitions import build
+from ft_assets.assets.making import recipe_run
 from ft_assets.core.batches import TRAINED_ON, batch_state
 from ft_assets.core.location import MAX_BATCHES
+from ft_assets.core.recipe_run import base_of
 from resources.environment import Settings, catalog
 from resources.injected import resources
 
@@ -480,12 +482,34 @@ def test_a_schedule_asks_for_a_run_where_there_is_new_data(place, monkeypatch):
     place.settle()
     assert place.retrain() == [], "new, and not due"
     now[0] += 86_400
+    assert place.retrain() == ["first"]
+    now[0] += 86_400
     bad = place.drop("rows/bad.jsonl", BAD)
     place.settle()
     assert place.retrain() == []
     bad.write_text(rows(1, 70))
     place.settle()
     assert place.retrain() == ["first"], "what came due while a batch waited to be mended is answered"
+
+
+def test_a_run_keeps_the_data_it_began_with(ready):
+    known = catalog(ready.settings)
+    base = base_of(known, known.recipe("first"))
+    with ready.store.write(base.name, base.fingerprint, code_version="1", identity={}, upstream={}) as staging:
+        staging.metrics = {"content_hash": "0" * 64}
+    injected = resources(ready.settings)
+
+    def fingerprints(run_id, root=None):
+        context = SimpleNamespace(partition_key="first", run_id=run_id, run=SimpleNamespace(root_run_id=root))
+        run = recipe_run(context, injected["catalog"], injected["store"])
+        return {name: stage.fingerprint for name, stage in run.stages.items()}
+
+    began = fingerprints("run 1")
+    ready.drop("rows/two.jsonl", rows(9, 100))
+    ready.settle()
+    assert fingerprints("run 1") == began
+    assert fingerprints("run 2", root="run 1") == began, "a re-execution of run 1"
+    assert fingerprints("run 3")["tokenized_splits"] != began["tokenized_splits"]
 
 
 def test_a_recipe_with_faults_stops_no_other(ready):

@@ -80,6 +80,7 @@ def test_a_listing_and_a_look_at_one_file_agree(bucket):
 def test_what_another_machine_adds_or_changes_is_seen(bucket):
     bucket.put("data/two/a.jsonl", "a")
     path = f"{bucket.name}/data/two"
+    assert list(find_batches(bucket.url()).batches) == ["two"]
     first = files_of(bucket.url(), path).signature
     bucket.put("data/two/a.jsonl", "b")
     second = files_of(bucket.url(), path).signature
