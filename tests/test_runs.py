@@ -5,7 +5,7 @@ import sys
 
 import psutil
 import pytest
-from ft_assets.automation.unfinished import _process_name
+from ft_assets.automation.runs import _process_name
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="moves Linux's notion of the boot time")
