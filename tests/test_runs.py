@@ -5,6 +5,7 @@ import sys
 
 import psutil
 import pytest
+
 from ft_assets.automation.runs import _process_name
 
 
