@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import polars as pl
+
 from ft_assets.core.reasons import Reason, RowFault
 from ft_assets.core.texts import rewritten, texts
 
@@ -58,9 +60,10 @@ def treat(rows: dict[int, dict[str, Any]], policy: str, region: str, redacted: C
     if policy == "keep":
         return {}
     faults = {}
-    for index, row in rows.items():
-        if not any(HINT.search(text) for text in texts(row)):
-            continue
+    everything = pl.Series(["\n".join(texts(row)) for row in rows.values()], dtype=pl.String)
+    hinted = everything.str.contains(HINT.pattern)  # Several times as fast as a loop.
+    for index in [index for index, hint in zip(rows, hinted, strict=True) if hint]:
+        row = rows[index]
         if policy == "redact":
             rows[index] = rewritten(row, lambda text: redact(text, region, redacted))
             continue

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandera.polars as pa
 import polars as pl
+import pyarrow as arrow
 import pyarrow.parquet as pq
 from pandera.errors import SchemaErrors
 
@@ -35,6 +36,7 @@ CONTROL_CHARACTER = (
     r"|(?:^|[^\x{1f3f4}\x{e0000}-\x{e007f}])[\x{e0000}-\x{e007f}]"
 )
 
+CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 TURN = pl.Struct({"role": pl.String, "content": pl.String})
 TURNS = pl.List(TURN)
 QUARANTINE_SCHEMA = {
@@ -88,8 +90,8 @@ def validate_batch(name: str, source: Source, files: Mapping[str, Path], out: Pa
         for piece in _pieces(records):
             rows, faults = _check(piece, source, schema, first_seen, counts.redacted)
             rejected = [_entry(name, piece[index], faults[index]) for index in sorted(faults)]
-            kept.write_table(_frame(rows, KEPT_SCHEMAS[source.kind]).to_arrow().cast(kept.schema))
-            quarantine.write_table(_frame(rejected, QUARANTINE_SCHEMA).to_arrow().cast(quarantine.schema))
+            kept.write_table(_table(rows, kept.schema))
+            quarantine.write_table(_table(rejected, quarantine.schema))
             counts.rows_in += len(piece)
             counts.kept += len(rows)
             for entry in rejected:
@@ -108,8 +110,8 @@ def _entry(name: str, record: Record, fault: RowFault) -> dict[str, Any]:
     return {**place, "reason": fault.reason.value, "detail": str(fault), "row": record.shown()}
 
 
-def _frame(rows: list[dict[str, Any]], schema: dict[str, Any]) -> pl.DataFrame:
-    return pl.DataFrame({name: [row[name] for row in rows] for name in schema}, schema=schema)
+def _table(rows: list[dict[str, Any]], schema: arrow.Schema) -> arrow.Table:
+    return arrow.table([[row[name] for row in rows] for name in schema.names], schema=schema)
 
 
 def _pieces(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -169,16 +171,17 @@ def _value(record: Record) -> dict[str, Any]:
     return record.value
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """The texts of a row as the schemas see them: the shortest of them, and all of it together."""
-    everything = texts(row)
-    return {
-        "shortest": min(everything, key=lambda text: len(text.strip())),
-        "everything": "\n".join(everything),
-        "chosen": row.get("chosen"),
-        "rejected": row.get("rejected"),
-        "label": row.get("label") if "text" in row else None,
+def _flat(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """The texts of rows as the schemas see them: the shortest of each, and all of it together."""
+    everything = [texts(row) for row in rows]
+    columns = {
+        "shortest": [min(found, key=lambda text: len(text.strip())) for found in everything],
+        "everything": ["\n".join(found) for found in everything],
+        "chosen": [row.get("chosen") for row in rows],
+        "rejected": [row.get("rejected") for row in rows],
+        "label": [row.get("label") if "text" in row else None for row in rows],
     }
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
 def schema_for(source: Source) -> pa.DataFrameSchema:
@@ -222,9 +225,8 @@ def _schema_faults(rows: list[dict[str, Any]], schema: pa.DataFrameSchema) -> di
     """The first broken rule of each row, by the row's index."""
     if not rows:
         return {}
-    frame = pl.DataFrame([_flat(row) for row in rows], schema=dict.fromkeys(schema.columns, pl.String))
     try:
-        schema.validate(frame, lazy=True)
+        schema.validate(_flat(rows), lazy=True)
     except SchemaErrors as error:
         broken = error.failure_cases.sort("check_number", descending=True)
         reasons = {index: Reason(name) for index, name in zip(broken["index"], broken["check"], strict=True)}
@@ -234,20 +236,19 @@ def _schema_faults(rows: list[dict[str, Any]], schema: pa.DataFrameSchema) -> di
 
 def content_id(row: dict[str, Any]) -> str:
     """A row's identity, 32 hex digits: the hash of its content, whatever file and line it stood in."""
-    return _digest(row).hex()
-
-
-def _digest(row: dict[str, Any]) -> bytes:
-    text = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).digest()[:16]
+    return _digest(CANONICAL.encode(row)).hex()
 
 
 def normal_id(row: dict[str, Any]) -> bytes:
     """The hash of a row's content as :func:`normal` reads it: rows with one are repeats of each other."""
-    return _digest({name: _normal_value(value) for name, value in row.items()})
+    return _digest(repr([(name, _normal_value(row[name])) for name in sorted(row)]))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def _normal_value(value: Any) -> Any:
     if isinstance(value, str):
         return normal(value)
-    return [[turn["role"], normal(turn["content"])] for turn in value]
+    return [(turn["role"], normal(turn["content"])) for turn in value]
