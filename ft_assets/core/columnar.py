@@ -134,8 +134,12 @@ def _parquet(path: str) -> Iterator[Any]:
         for batch in file.iter_batches(at_once, row_groups=[index], use_threads=False):
             found += batch.num_rows
             yield batch
-        if found != group.num_rows:
-            raise ValueError(f"row group {index} claims {group.num_rows} rows and holds {found}")
+        counts = [group.column(place).num_values for place in range(group.num_columns)]
+        flat = [file.schema.column(place).max_repetition_level == 0 for place in range(group.num_columns)]
+        if found != group.num_rows or any(one and count != found for one, count in zip(flat, counts, strict=True)):
+            raise ValueError(
+                f"the footer contradicts itself: row group {index} of {group.num_rows} rows, values {counts}"
+            )
     if sum(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)) != file.metadata.num_rows:
         raise ValueError(f"the footer claims {file.metadata.num_rows} rows, its row groups hold another number")
 

@@ -26,7 +26,7 @@ from ft_assets.core.unpack import PACKINGS, open_plain
 OTHER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Record:
     """One row of a file.
 
@@ -76,7 +76,7 @@ def _record(name: str, position: int, row: bytes | dict[str, str] | RowFault) ->
     try:
         return Record(name, position, decode_json(row), None, shown(row), len(row))
     except RowFault as fault:
-        return Record(name, position, None, fault, shown(row))
+        return Record(name, position, None, fault.bare(), shown(row))
 
 
 def _rows(file: Path) -> Iterator[Row]:

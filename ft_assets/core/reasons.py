@@ -44,6 +44,11 @@ class RowFault(Exception):
         self.raw = raw
         super().__init__(detail[:MAX_DETAIL_CHARACTERS])
 
+    def bare(self) -> "RowFault":
+        """Without what led to it: a traceback keeps the row's whole text in memory."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self
+
 
 class UnreadableRest(Exception):
     """From ``position`` on nothing more of a file can be read."""

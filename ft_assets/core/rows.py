@@ -56,6 +56,8 @@ KEPT_SCHEMAS: dict[str, dict[str, Any]] = {
     "classification": {**PLACE, "text": pl.String, "label": pl.String},
 }
 
+Shaped = tuple[Record, dict[str, Any] | RowFault]
+
 
 @dataclass
 class Counts:
@@ -87,9 +89,9 @@ def validate_batch(name: str, source: Source, files: Mapping[str, Path], out: Pa
         _writer(out / "rows.parquet", KEPT_SCHEMAS[source.kind]) as kept,
         _writer(out / "quarantine.parquet", QUARANTINE_SCHEMA) as quarantine,
     ):
-        for piece in _pieces(records):
+        for piece in _pieces(records, source):
             rows, faults = _check(piece, source, schema, first_seen, counts.redacted)
-            rejected = [_entry(name, piece[index], faults[index]) for index in sorted(faults)]
+            rejected = [_entry(name, piece[index][0], faults[index]) for index in sorted(faults)]
             kept.write_table(_table(rows, kept.schema))
             quarantine.write_table(_table(rejected, quarantine.schema))
             counts.rows_in += len(piece)
@@ -114,12 +116,12 @@ def _table(rows: list[dict[str, Any]], schema: arrow.Schema) -> arrow.Table:
     return arrow.table([[row[name] for row in rows] for name in schema.names], schema=schema)
 
 
-def _pieces(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Records in lists of at most :data:`PIECE_ROWS` rows and about :data:`PIECE_CHARACTERS` characters."""
-    piece: list[Record] = []
+def _pieces(records: Iterable[Record], source: Source) -> Iterator[list[Shaped]]:
+    """Records, shaped, in lists of at most :data:`PIECE_ROWS` rows and about :data:`PIECE_CHARACTERS` characters."""
+    piece: list[Shaped] = []
     characters = 0
     for record in records:
-        piece.append(record)
+        piece.append((record, _shaped(record, source)))
         characters += record.size
         if len(piece) == PIECE_ROWS or characters > PIECE_CHARACTERS:
             yield piece
@@ -128,21 +130,30 @@ def _pieces(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield piece
 
 
+def _shaped(record: Record, source: Source) -> dict[str, Any] | RowFault:
+    """The row that a record means. What it holds besides is let go, for it may take fifty times its size in the file."""
+    if record.value is None:
+        assert record.fault is not None, "a record has a value or a fault"
+        return record.fault
+    try:
+        return shape(source.format, source.kind, record.value, source.columns)
+    except RowFault as fault:
+        return fault.bare()
+    finally:
+        if record.raw is not None:
+            record.value = None
+
+
 def _check(
-    piece: list[Record],
+    piece: list[Shaped],
     source: Source,
     schema: pa.DataFrameSchema,
     first_seen: dict[bytes, str],
     redacted: Counter[str],
 ) -> tuple[list[dict[str, Any]], dict[int, RowFault]]:
     """The rows of a piece that are kept, in the order of the file, and what is wrong with the others, by their index."""
-    faults: dict[int, RowFault] = {}
-    rows: dict[int, dict[str, Any]] = {}
-    for index, record in enumerate(piece):
-        try:
-            rows[index] = shape(source.format, source.kind, _value(record), source.columns)
-        except RowFault as fault:
-            faults[index] = fault
+    faults = {index: row for index, (_, row) in enumerate(piece) if isinstance(row, RowFault)}
+    rows = {index: row for index, (_, row) in enumerate(piece) if not isinstance(row, RowFault)}
     places = list(rows)
     for place, broken in _schema_faults([rows[index] for index in places], schema).items():
         faults[places[place]] = broken
@@ -154,7 +165,7 @@ def _check(
     for index, row in rows.items():
         if index in faults:
             continue
-        record = piece[index]
+        record, _ = piece[index]
         key = normal_id(row)
         if key in first_seen:
             faults[index] = RowFault(Reason.EXACT_DUPLICATE, f"same content as {first_seen[key]}")
@@ -162,13 +173,6 @@ def _check(
         first_seen[key] = f"{record.file} {record.position}"
         kept.append({**row, "row_id": content_id(row), "file": record.file, "position": record.position})
     return kept, faults
-
-
-def _value(record: Record) -> dict[str, Any]:
-    if record.fault is not None:
-        raise record.fault
-    assert record.value is not None, "a record has a value or a fault"
-    return record.value
 
 
 def _flat(rows: list[dict[str, Any]]) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -283,6 +284,29 @@ def test_each_of_many_bad_rows_gets_its_own_reason(validate):
     found = validate("alpaca", [bad for bad, _ in picked], min_characters=8, max_characters=200)
     assert found.rows.height == 0
     assert found.quarantine["reason"].to_list() == [reason.value for _, reason in picked]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"instruction": "' + b"x" * 2**21 + b'" 1}',
+        b'{"instruction": "Q", "outptu": "' + b"x" * 2**21 + b'"}',
+        b'{"instruction": "Q", "output": "A", "more": [' + b"[]," * 2**15 + b"1]}",
+    ],
+    ids=["malformed", "missing_field", "unfolds"],
+)
+def test_what_is_not_kept_of_a_row_is_not_held_in_memory(tmp_path, row):
+    """Neither the text behind its error, nor the columns that nobody asked for: 80 MB in each of these files."""
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes((row + b"\n") * 40)
+    tracemalloc.start()
+    try:
+        found = batch.validate(source("alpaca"), file)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.rows_in == 40
+    assert peak < 40 * 2**20
 
 
 def test_personal_data_may_be_kept_on_request(validate):
