@@ -15,9 +15,9 @@ CODE_VERSIONS = {
     "raw_corpus": "1",
     "validated_dataset": "3",
     "base_model": "1",
-    "prepared_batch": "1",
-    "overlap": "1",
-    "tokenized_splits": "2",
+    "prepared_batch": "2",
+    "overlap": "2",
+    "tokenized_splits": "3",
     "training_plan": "1",
     "cpt_adapter": "1",
     "sft_adapter": "1",
@@ -43,6 +43,12 @@ MODEL_ASSETS = (
     "eval_report",
     "published_model",
 )
+# What of ``data`` decides how a batch of a role is tokenized; text is cut into blocks after it is joined.
+PREPARED_BY = {
+    "cpt": {"near_duplicates"},
+    "sft": {"max_length", "overlong", "loss_on", "near_duplicates"},
+    "preference": {"max_length", "overlong", "near_duplicates"},
+}
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     }
     stages |= _batch_stages(recipe, inputs, base, validated)
     data = recipe.data.model_dump(exclude=set(SOURCE_ROLES))
+    data["epochs"] = {source: times for source, times in data["epochs"].items() if times != 1}
     prepared = {name: stage.fingerprint for name, stage in stages.items() if ":" in name}
     stages["tokenized_splits"] = make_stage(
         "tokenized_splits",
@@ -189,15 +196,16 @@ def _batch_stages(
     ``overlap:ROLE:SOURCE@BATCH`` where the recipe decontaminates.
     """
     stages = {}
-    data = recipe.data.model_dump(include={"max_length", "overlong", "loss_on", "near_duplicates"})
-    if data["near_duplicates"]:
-        del data["near_duplicates"]["threshold"]
     training, evaluation = (
         {name: entry for name, entry in validated.items() if name.partition(":")[0] in roles}
         for roles in (TRAINING_ROLES, HELD_OUT_ROLES)
     )
     for name, rows in training.items():
-        identity = {"role": name.partition(":")[0], "data": data, "base_content": inputs.base_content}
+        role = name.partition(":")[0]
+        data = recipe.data.model_dump(include=PREPARED_BY[role])
+        if data["near_duplicates"]:
+            del data["near_duplicates"]["threshold"]
+        identity = {"role": role, "data": data, "base_content": inputs.base_content}
         stages[f"prepared:{name}"] = make_stage("prepared_batch", identity, {"base_model": base, "rows": rows})
         if recipe.data.decontamination and evaluation:
             settings = recipe.data.decontamination.model_dump()

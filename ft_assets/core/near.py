@@ -10,63 +10,100 @@ from numpy.typing import NDArray
 
 from ft_assets.core.shingles import Hashes, mixed, ngrams
 
-PERMUTATIONS = 126
+PERMUTATIONS = 128
 SEED = 42
-# Rows of a band: with 21 bands of 6 two rows 0.8 alike meet in one with probability 0.998, 0.5 alike with 0.28.
-BAND_ROWS = 6
-BANDS = PERMUTATIONS // BAND_ROWS
+NO_WORD = 0xFF  # every byte of the signature of a text without a word
+MOST_BAND_BYTES = 8
+# Of rows exactly as alike as the threshold, the share that meet in a band.
+MEETING = 0.98
+# Rows that share a band are compared with so many that follow them in it: all with all in a band of few rows.
+NEIGHBOURS = 3
 
 Signatures = NDArray[np.uint8]
 
 
-def sketch(texts: list[str], ngram_words: int) -> tuple[Hashes, Signatures]:
-    """For each text the hashes of its :data:`BANDS` bands, and one byte of each of its :data:`PERMUTATIONS` minima.
-
-    A text without a word gets bands of its own number, so that it is like no other.
-    """
+def sketch(texts: list[str], ngram_words: int) -> Signatures:
+    """For each text one byte of each of its :data:`PERMUTATIONS` minima."""
     import rensa
 
     grams, offsets = ngrams(texts, ngram_words)
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(grams, offsets.astype(np.uint64), PERMUTATIONS, SEED)
     minima = np.array(matrix.to_rows(), np.uint32).reshape(len(texts), PERMUTATIONS)
-    weights = mixed(np.arange(1, BAND_ROWS + 1, dtype=np.uint64)) | np.uint64(1)
-    bands = mixed((minima.reshape(-1, BANDS, BAND_ROWS).astype(np.uint64) * weights).sum(axis=2, dtype=np.uint64))
-    bands[np.diff(offsets) == 0] = 0
-    return bands, (minima & 0xFF).astype(np.uint8)
+    signatures = (minima & 0xFF).astype(np.uint8)
+    signatures[np.diff(offsets) == 0] = NO_WORD
+    return signatures
 
 
-def clusters(bands: Hashes, signatures: Signatures, threshold: float) -> NDArray[np.int64]:
+def clusters(signatures: Signatures, threshold: float) -> NDArray[np.int64]:
     """The cluster of each row: rows are linked when they share a band and are at least ``threshold`` alike.
 
-    Each cluster is named by the index of its first row, so that a row alone is its own.
+    Each cluster is named by the index of its first row, so that a row alone is its own, as is one without a word. Which
+    rows are together does not depend on their order. Of a band that more than :data:`NEIGHBOURS` rows share (all of one
+    template, say) each row is compared with its neighbours alone; the rows are ordered by the bands that follow, so like
+    comes to stand by like, and otherwise in each band.
     """
+    names = np.arange(len(signatures))
+    width = band_bytes(threshold)
+    content = np.zeros(len(signatures), np.uint64)
+    for band in range(PERMUTATIONS // 8):
+        content = mixed(content + _band(signatures, band, 8))
+    for band in range(PERMUTATIONS // width):
+        rows, run = _shared(signatures, band, width, content)
+        for step in range(1, NEIGHBOURS + 1):
+            one, other = rows[:-step], rows[step:]
+            asked = (run[:-step] == run[step:]) & (names[one] != names[other])
+            pairs = np.stack((one[asked], other[asked]), 1)
+            names = _joined(names, pairs[similarity(signatures, pairs) >= threshold])
+    return names
+
+
+def band_bytes(threshold: float) -> int:
+    """How many bytes of the signature make a band: the more, the fewer rows meet that are not alike."""
+
+    def meeting(width: int) -> float:
+        return 1 - (1 - threshold**width) ** (PERMUTATIONS // width)
+
+    return max(width for width in range(1, MOST_BAND_BYTES + 1) if meeting(width) >= MEETING)
+
+
+def _band(signatures: Signatures, band: int, width: int) -> Hashes:
+    """One band of every row, as a number."""
+    count = PERMUTATIONS // width
+    start = band % count * width
+    padded = np.zeros((len(signatures), 8), np.uint8)
+    padded[:, :width] = signatures[:, start : start + width]
+    numbers: Hashes = padded.view("<u8").ravel()
+    return numbers
+
+
+def _shared(signatures: Signatures, band: int, width: int, content: Hashes) -> tuple[NDArray[np.int64], Hashes]:
+    """The rows that share a band with another, like by like, and each one's band."""
+    keys = _band(signatures, band, width)
+    _, at, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    rows = np.flatnonzero((counts[at] > 1) & (signatures != NO_WORD).any(axis=1))
+    some = signatures[rows]
+    following = [_band(some, band + step, width) for step in (3, 2, 1)]
+    order = np.lexsort([content[rows], *following, keys[rows]])
+    return rows[order], keys[rows[order]]
+
+
+def _joined(names: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The clusters' names once the rows of each pair are in one."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    count = len(bands)
-    links = [_alike(bands[:, band], signatures, threshold) for band in range(BANDS)] if count else []
-    pairs = np.concatenate(links) if links else np.empty((0, 2), np.int64)
-    graph = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    _, labels = connected_components(graph, directed=False)
+    if not len(pairs):
+        return names
+    nodes, at = np.unique(names[pairs], return_inverse=True)
+    ends = at.reshape(-1, 2)
+    shape = (len(nodes), len(nodes))
+    _, labels = connected_components(coo_matrix((np.ones(len(ends), bool), ends.T), shape=shape), directed=False)
+    # ``nodes`` are in order, so the first of a component is its least name.
     _, first = np.unique(labels, return_index=True)
-    named: NDArray[np.int64] = first[labels].astype(np.int64)
-    return named
-
-
-def _alike(keys: Hashes, signatures: Signatures, threshold: float) -> NDArray[np.int64]:
-    """Pairs of rows with one key, each row with the first and with the one before it, that are alike."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    same = np.concatenate(([False], ordered[1:] == ordered[:-1])) & (ordered != 0)
-    later = np.flatnonzero(same)
-    runs = np.maximum.accumulate(np.where(same, 0, np.arange(len(keys))))
-    pairs = np.unique(
-        np.concatenate(
-            (np.stack((order[runs[later]], order[later]), 1), np.stack((order[later - 1], order[later]), 1))
-        ),
-        axis=0,
-    )
-    return pairs[similarity(signatures, pairs) >= threshold]
+    renamed = np.arange(len(names))
+    renamed[nodes] = nodes[first[labels]]
+    result: NDArray[np.int64] = renamed[names]
+    return result
 
 
 def similarity(signatures: Signatures, pairs: NDArray[np.int64]) -> NDArray[np.float64]:

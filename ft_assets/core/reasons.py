@@ -30,6 +30,7 @@ class Reason(StrEnum):
     CONTAMINATION = "contamination"
     TEMPLATE_FAILURE = "template_failure"
     NO_SUPERVISED_TOKEN = "no_supervised_token"
+    NOT_SAMPLED = "not_sampled"
     OVER_LIMIT = "over_max_train_rows"
 
 

@@ -33,6 +33,8 @@ from ft_assets.core.rows import normal_id
 from ft_assets.core.shingles import Hashes, mixed
 from ft_assets.core.texts import normal
 
+# Told apart from the seed of the split, so that a row's part says nothing of how often it is seen.
+EPOCHS = np.uint64(0xE90C45)
 PARTS = ("train", "validation", "test")
 INDEX = {
     "row_id": pl.String,
@@ -87,7 +89,7 @@ def judge(
     rows: pl.DataFrame,
     evaluated: set[int],
     overlaps: dict[str, str],
-    sketches: tuple[Hashes, near.Signatures] | None = None,
+    signatures: near.Signatures | None = None,
     threshold: float = 1.0,
 ) -> pl.DataFrame:
     """The rows with ``reason``, ``detail`` and ``like`` (the row kept in place of a repeat); all null where a row stays.
@@ -96,7 +98,7 @@ def judge(
         rows: the index of all batches, in the order in which rows take precedence.
         evaluated: prompt hashes of every evaluation set.
         overlaps: rows that share an n-gram with an evaluation set, by ``row_id``, and where.
-        sketches: bands and signatures of the rows, where near-duplicates are to go.
+        signatures: of the rows, where near-duplicates are to go.
     """
     place = pl.concat_str("batch", pl.lit(" "), "file", pl.lit(" row "), pl.col("position").cast(pl.String))
     rows = rows.with_columns(
@@ -113,8 +115,8 @@ def judge(
     rows = _drop(rows, asked, Reason.CONTAMINATION, pl.lit("its prompt is in an evaluation set"))
     shared = pl.col("row_id").replace_strict(overlaps, default=None, return_dtype=pl.String)
     rows = _drop(rows, shared.is_not_null(), Reason.CONTAMINATION, pl.lit("shares an n-gram with ") + shared)
-    if sketches is not None:
-        rows = _drop_near(rows, *sketches, threshold)
+    if signatures is not None:
+        rows = _drop_near(rows, signatures, threshold)
     return rows.drop("order", "place")
 
 
@@ -142,11 +144,31 @@ def _drop_alike(
     )
 
 
-def _drop_near(rows: pl.DataFrame, bands: Hashes, signatures: near.Signatures, threshold: float) -> pl.DataFrame:
+def _drop_near(rows: pl.DataFrame, signatures: near.Signatures, threshold: float) -> pl.DataFrame:
     alive = np.flatnonzero(rows["reason"].is_null().to_numpy())
     kept = np.arange(rows.height)
-    kept[alive] = alive[near.clusters(bands[alive], signatures[alive], threshold)]
+    kept[alive] = alive[near.clusters(signatures[alive], threshold)]
     return _drop_alike(rows, kept != np.arange(rows.height), kept, Reason.NEAR_DUPLICATE, "nearly the same as ")
+
+
+def seen(rows: pl.DataFrame, epochs: dict[str, float], seed: int) -> pl.DataFrame:
+    """The rows with ``times``, how often each is seen in an epoch; a training row that is seen in none is dropped.
+
+    Of a source with 2.5 every row is seen twice, and those are seen once more whose content's hash and the seed, read as
+    a number in [0, 1), are below 0.5: whatever else there is. Held-out rows are seen once.
+
+    Args:
+        epochs: how often by source, 1 where it does not say.
+    """
+    training = pl.col("part") == "train"
+    source = pl.col("batch").str.split("@").list.first()
+    wanted = rows.select(source.replace_strict(epochs, default=1.0, return_dtype=pl.Float64)).to_series().to_numpy()
+    hashes = np.frombuffer(b"".join(key[:8] for key in rows["key"]), "<u8")
+    points = mixed(hashes ^ mixed(np.full(1, seed, np.uint64) ^ EPOCHS)) / 2.0**64
+    times = pl.Series("times", np.floor(wanted) + (points < wanted % 1), dtype=pl.Int64)
+    rows = rows.with_columns(pl.when(training).then(times).otherwise(1).alias("times"))
+    detail = pl.format("data.epochs is {} for {}", pl.Series(wanted), source)
+    return _drop(rows, training & (pl.col("times") == 0), Reason.NOT_SAMPLED, detail)
 
 
 def over_limit(rows: pl.DataFrame, most: int | None) -> pl.DataFrame:

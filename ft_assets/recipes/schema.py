@@ -129,7 +129,9 @@ class Data(Strict):
     """Which sources feed which stage, and how rows become tokens (``max_length`` in tokens).
 
     ``loss_on`` says which tokens of a conversation are learned: every answer, the last one, or all. ``packing`` joins
-    conversations into sequences of up to ``max_length``; none sees another.
+    conversations into sequences of up to ``max_length``; none sees another. ``epochs`` mixes: how often the rows of a
+    source are seen in one epoch of training, 1 where it does not say; 0.5 is every other row, 2.5 each twice and every
+    other once more. ``max_train_rows`` counts rows, not how often they are seen.
     """
 
     max_length: Annotated[int, Field(ge=16, le=1_048_576)]
@@ -145,7 +147,18 @@ class Data(Strict):
     test: list[Name] = []
     out_of_domain: list[Name] = []
     safety: list[Name] = []
+    epochs: dict[Name, Annotated[float, Field(gt=0, le=100)]] = {}
     max_train_rows: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _epochs_are_of_training_sources(self) -> "Data":
+        trained = {name for role in TRAINING_ROLES for name in getattr(self, role)}
+        if unknown := sorted(set(self.epochs) - trained):
+            raise ValueError(
+                f"epochs names {', '.join(unknown)}, which is no source of cpt, sft or preference; "
+                f"allowed: {', '.join(sorted(trained))}"
+            )
+        return self
 
     def sources(self) -> dict[str, list[str]]:
         """Source names by the role they play."""

@@ -7,6 +7,8 @@ n-gram with the recipe's evaluation sets. A new batch costs what the batch costs
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_assets.core import near
+from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.overlap import EvaluationGrams, contaminated
 from ft_assets.core.reasons import Reason, RowFault
@@ -25,8 +28,9 @@ from ft_assets.worker.job import Job
 from ft_assets.worker.template import IGNORED, Template
 from ft_assets.worker.tokenizer import load_tokenizer
 
+# Rows are worked on together up to the first bound that is met.
 PIECE_ROWS = 4096
-MOST_FEW_SHOT = 64
+PIECE_BYTES = 16 * 2**20
 
 IDS = pa.large_list(pa.int32())
 # ``row`` points into the index: an over-long row that is cut in pieces has several.
@@ -45,105 +49,124 @@ TOKENS = {
 DROPPED = {"file": pl.String, "position": pl.Int64, "row_id": pl.String, "reason": pl.String, "detail": pl.String}
 
 Row = dict[str, Any]
-Tokenized = list[Row] | RowFault
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The pieces of a row, none over-long; whether it was truncated; how many pieces went for want of a label."""
+
+    pieces: list[Row]
+    truncated: bool = False
+    unlabelled: int = 0
 
 
 def rows_of(file: Path) -> Iterator[list[Row]]:
-    """Validated rows, :data:`PIECE_ROWS` at a time."""
+    """Validated rows, :data:`PIECE_ROWS` at a time, fewer where they are long."""
     for batch in pq.ParquetFile(file).iter_batches(PIECE_ROWS):
-        yield batch.to_pylist()
+        some = max(1, PIECE_BYTES * len(batch) // max(1, batch.nbytes))
+        for start in range(0, len(batch), some):
+            yield batch.slice(start, some).to_pylist()
 
 
 def prepare(job: Job) -> None:
     """Makes ``prepared_batch``."""
     role, data = job.identity["role"], job.identity["data"]
-    near_words = data["near_duplicates"] and data["near_duplicates"]["ngram_words"]
+    wanted = data["near_duplicates"]
     template = Template(load_tokenizer(job.input("base_model").folder))
     validated = job.input("rows")
     total = validated.manifest.metrics["rows_kept"]
-    index: list[pl.DataFrame] = []
-    dropped: list[Row] = []
-    examples: list[Row] = []
-    with job.commit() as staging, ThreadPoolExecutor(1) as beside:
-        sketches = Sketches(staging.folder) if near_words else None
-        schema = pa.schema(list(TOKENS[role].items()))
-        kept = truncated = read = 0
-        with pa.OSFile(str(staging.file("tokens.arrow")), "wb") as sink, pa.ipc.new_file(sink, schema) as out:
-            for rows in rows_of(validated.file("rows.parquet")):
-                sketch = beside.submit(near.sketch, [" ".join(texts(row)) for row in rows], near_words or 1)
-                tokenized = tokenize(rows, role, template, data["loss_on"])
-                pieces: list[Row] = []
-                good: list[int] = []
-                for at, (row, made) in enumerate(zip(rows, tokenized, strict=True)):
-                    fitted = fit(made, row, role, data["max_length"], data["overlong"])
-                    if isinstance(fitted, RowFault):
-                        dropped.append(
-                            {name: row[name] for name in ("file", "position", "row_id")}
-                            | {"reason": fitted.reason.value, "detail": str(fitted)}
-                        )
-                        continue
-                    truncated += data["overlong"] == "truncate" and fitted != made
-                    pieces += [{"row": kept + len(good), **piece} for piece in fitted]
-                    good.append(at)
-                kept += len(good)
-                index.append(pl.DataFrame([index_row(rows[at]) for at in good], schema=INDEX))
-                out.write_batch(pa.RecordBatch.from_pylist(pieces, schema=schema))
-                if sketches:
-                    sketches.write(*(values[good] for values in sketch.result()))
-                if role == "sft":
-                    examples = sorted([*examples, *(rows[at] for at in good)], key=_row_id)[:MOST_FEW_SHOT]
-                read += len(rows)
-                job.progress(f"tokenizing {job.execution['key']}", read, total)
-        if sketches:
-            sketches.close()
-        pl.concat([pl.DataFrame(schema=INDEX), *index]).write_ipc(staging.file("index.arrow"))
-        pl.DataFrame(dropped, schema=DROPPED).write_parquet(staging.file("dropped.parquet"))
-        staging.write_json("few_shot.json", [[row["row_id"], row["messages"]] for row in examples])
-        staging.metrics = {"rows_in": read, "rows_kept": kept, "truncated": truncated}
+    with job.commit() as staging, ThreadPoolExecutor(1) as beside, Batch(staging, role) as made:
+        for rows in rows_of(validated.file("rows.parquet")):
+            sketching = beside.submit(near.sketch, joined(rows), wanted["ngram_words"]) if wanted else None
+            tokenized = tokenize(rows, role, template, data)
+            fitted = [fit(one, row, role, data) for one, row in zip(tokenized, rows, strict=True)]
+            made.add(rows, fitted, sketching.result() if sketching else None)
+            job.progress(f"tokenizing {job.execution['key']}", made.metrics["rows_in"], total)
 
 
-def _row_id(row: Row) -> str:
-    return str(row["row_id"])
+def joined(rows: list[Row]) -> list[str]:
+    """All the words of each row as one text."""
+    return [" ".join(texts(row)) for row in rows]
 
 
-class Sketches:
-    """The rows' bands and signatures, appended to two plain files of little-endian numbers."""
+class Batch(ExitStack):
+    """The files of a ``prepared_batch`` while it is made."""
 
-    def __init__(self, folder: Path):
-        self.bands = (folder / "bands.u64").open("wb")
-        self.signatures = (folder / "signatures.u8").open("wb")
+    def __init__(self, staging: Staging, role: str):
+        super().__init__()
+        self.staging = staging
+        self.schema = pa.schema(list(TOKENS[role].items()))
+        self.metrics = {"rows_in": 0, "rows_kept": 0, "truncated": 0, "pieces_without_label": 0}
+        self.index = [pl.DataFrame(schema=INDEX)]
+        self.dropped: list[Row] = []
+        sink = self.enter_context(pa.OSFile(str(staging.file("tokens.arrow")), "wb"))
+        self.tokens = self.enter_context(pa.ipc.new_file(sink, self.schema))
+        # One byte of each minimum, row after row.
+        self.signatures = self.enter_context(staging.file("signatures.u8").open("wb"))
 
-    def write(self, bands: np.ndarray, signatures: np.ndarray) -> None:
-        self.bands.write(np.ascontiguousarray(bands, "<u8").tobytes())
-        self.signatures.write(np.ascontiguousarray(signatures).tobytes())
+    def add(self, rows: list[Row], fitted: list[Fitted | RowFault], signatures: near.Signatures | None) -> None:
+        pieces: list[Row] = []
+        good: list[int] = []
+        for at, (row, one) in enumerate(zip(rows, fitted, strict=True)):
+            if isinstance(one, RowFault):
+                place = {name: row[name] for name in ("file", "position", "row_id")}
+                self.dropped.append({**place, "reason": one.reason.value, "detail": str(one)})
+                continue
+            pieces += [{"row": self.metrics["rows_kept"] + len(good), **piece} for piece in one.pieces]
+            self.metrics["truncated"] += one.truncated
+            self.metrics["pieces_without_label"] += one.unlabelled
+            good.append(at)
+        self.metrics["rows_in"] += len(rows)
+        self.metrics["rows_kept"] += len(good)
+        self.index.append(pl.DataFrame([index_row(rows[at]) for at in good], schema=INDEX))
+        self.tokens.write_batch(pa.RecordBatch.from_pylist(pieces, schema=self.schema))
+        if signatures is not None:
+            self.signatures.write(np.ascontiguousarray(signatures[good]).tobytes())
 
-    def close(self) -> None:
-        self.bands.close()
-        self.signatures.close()
+    def __exit__(self, *failure: Any) -> bool | None:
+        closed = super().__exit__(*failure)
+        if failure[0] is None:
+            pl.concat(self.index).write_ipc(self.staging.file("index.arrow"))
+            pl.DataFrame(self.dropped, schema=DROPPED).write_parquet(self.staging.file("dropped.parquet"))
+            self.staging.metrics = self.metrics
+        return closed
 
-    @staticmethod
-    def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-        bands = np.fromfile(folder / "bands.u64", "<u8").reshape(-1, near.BANDS)
-        return bands, np.fromfile(folder / "signatures.u8", np.uint8).reshape(-1, near.PERMUTATIONS)
+
+def signatures_of(prepared: Artifact) -> near.Signatures:
+    return np.fromfile(prepared.file("signatures.u8"), np.uint8).reshape(-1, near.PERMUTATIONS)
 
 
-def tokenize(rows: list[Row], role: str, template: Template, loss_on: str) -> list[Tokenized]:
+def tokenize(rows: list[Row], role: str, template: Template, data: Row) -> list[Row | RowFault]:
     """Each row's tokens, not yet cut to length."""
+    special = [template.special_token(texts(row)) for row in rows]
+    plain = [row for row, token in zip(rows, special, strict=True) if token is None]
     if role == "cpt":
-        end = template.tokenizer.eos_token_id
-        return [[_supervised([*ids, end])] for ids in template.encode([row["text"] for row in rows])]
-    return _conversations(rows, template, loss_on) if role == "sft" else _pairs(rows, template)
+        made = _documents(plain, template)
+    else:
+        made = _conversations(plain, template, data["loss_on"]) if role == "sft" else _pairs(plain, template)
+    of_plain = iter(made)
+    return [
+        next(of_plain)
+        if token is None
+        else RowFault(Reason.SPECIAL_TOKENS, f"holds the model's special token {token}, which would become one")
+        for token in special
+    ]
 
 
-def _supervised(ids: list[int]) -> Row:
-    return {"input_ids": ids, "labels": ids}
+def _documents(rows: list[Row], template: Template) -> list[Row | RowFault]:
+    end = template.tokenizer.eos_token_id
+    if end is None:
+        raise FineTuneError("the base model's tokenizer has no eos_token to end a text with")
+    documents = [[*ids, end] for ids in template.encode([row["text"] for row in rows])]
+    return [{"input_ids": ids, "labels": ids} for ids in documents]
 
 
-def _conversations(rows: list[Row], template: Template, loss_on: str) -> list[Tokenized]:
+def _conversations(rows: list[Row], template: Template, loss_on: str) -> list[Row | RowFault]:
     segments = template.segments([row["messages"] for row in rows])
-    flat = [segment.text for one in segments if not isinstance(one, RowFault) for segment in one]
-    encoded = iter(template.encode(flat))
-    made: list[Tokenized] = []
+    whole = [one for one in segments if not isinstance(one, RowFault)]
+    firsts = iter(template.encode([one[0].text for one in whole]))
+    others = iter(template.encode_next([segment.text for one in whole for segment in one[1:]]))
+    made: list[Row | RowFault] = []
     for one in segments:
         if isinstance(one, RowFault):
             made.append(one)
@@ -151,37 +174,39 @@ def _conversations(rows: list[Row], template: Template, loss_on: str) -> list[To
         ids: list[int] = []
         labels: list[int] = []
         for at, segment in enumerate(one):
-            piece = next(encoded)
-            learns = {"assistant": segment.speaking, "completion": at == len(one) - 1, "all": True}[loss_on]
-            learned = (template.up_to_end(piece) if segment.speaking else len(piece)) if learns else 0
+            piece = next(others if at else firsts)
+            last = at == len(one) - 1
+            learns = {"assistant": segment.speaking, "completion": last, "all": True}[loss_on]
+            # What a template puts after the end of a turn is no answer, but part of the whole.
+            whole_piece = loss_on == "all" and not last
+            learned = (len(piece) if whole_piece else template.up_to_end(piece)) if learns else 0
             ids += piece
             labels += piece[:learned] + [IGNORED] * (len(piece) - learned)
-        last = next((at for at in range(len(labels), 0, -1) if labels[at - 1] != IGNORED), 0)
-        made.append([{"input_ids": ids[:last], "labels": labels[:last]}])
+        end = next((at for at in range(len(labels), 0, -1) if labels[at - 1] != IGNORED), 0)
+        made.append({"input_ids": ids[:end], "labels": labels[:end]})
     return made
 
 
-def _pairs(rows: list[Row], template: Template) -> list[Tokenized]:
+def _pairs(rows: list[Row], template: Template) -> list[Row | RowFault]:
     prompts = template.render([row["prompt"] for row in rows], add_generation_prompt=True)
-    made: list[Row | RowFault] = [
-        text if isinstance(text, RowFault) else {"prompt": json.dumps(row["prompt"], ensure_ascii=False)}
-        for row, text in zip(rows, prompts, strict=True)
-    ]
     asked = ["" if isinstance(text, RowFault) else text for text in prompts]
-    for row, ids in zip(made, template.encode(asked), strict=True):
-        if isinstance(row, dict):
-            row["prompt_ids"] = ids
+    made: list[Row | RowFault] = [
+        text
+        if isinstance(text, RowFault)
+        else {"prompt": json.dumps(row["prompt"], ensure_ascii=False), "prompt_ids": ids}
+        for row, text, ids in zip(rows, prompts, template.encode(asked), strict=True)
+    ]
     for name in ("chosen", "rejected"):
         turns = [[*row["prompt"], {"role": "assistant", "content": row[name]}] for row in rows]
         whole = template.render(turns, add_generation_prompt=False)
         answers = [_answer(text, prompt) for text, prompt in zip(whole, asked, strict=True)]
-        for at, ids in enumerate(template.encode(answers)):
+        for at, ids in enumerate(template.encode_next(answers)):
             row, text, end = made[at], whole[at], template.up_to_end(ids)
             if isinstance(text, RowFault):
                 made[at] = text
             elif isinstance(row, dict):
                 row |= {f"{name}_ids": ids[:end], "suffix_ids": ids[end:]}
-    return [row if isinstance(row, RowFault) else [row] for row in made]
+    return made
 
 
 def _answer(text: str | RowFault, prompt: str) -> str:
@@ -192,8 +217,8 @@ def _answer(text: str | RowFault, prompt: str) -> str:
     return text[len(prompt) :]
 
 
-def fit(made: Tokenized, row: Row, role: str, max_length: int, overlong: str) -> Tokenized:
-    """Applies ``data.overlong`` to a row that has more than ``max_length`` tokens.
+def fit(made: Row | RowFault, row: Row, role: str, data: Row) -> Fitted | RowFault:
+    """Applies ``data.overlong`` to a row that has more than ``max_length`` tokens, and refuses one that teaches nothing.
 
     Text is never too long: it is joined and cut into blocks later. Answers of a pair are not cut in pieces: such a pair
     is dropped under ``chunk``.
@@ -201,10 +226,13 @@ def fit(made: Tokenized, row: Row, role: str, max_length: int, overlong: str) ->
     Raises:
         FineTuneError: ``overlong`` is ``error``; names the row.
     """
-    if isinstance(made, RowFault) or role == "cpt":
+    if isinstance(made, RowFault):
         return made
-    [whole] = made
-    longest = longest_of(whole)
+    if role == "cpt":
+        return Fitted([made])
+    max_length, overlong = data["max_length"], data["overlong"]
+    longest = longest_of(made)
+    pieces = [made]
     if longest > max_length:
         if overlong == "error":
             raise FineTuneError(
@@ -213,14 +241,19 @@ def fit(made: Tokenized, row: Row, role: str, max_length: int, overlong: str) ->
             )
         if overlong == "drop" or (overlong == "chunk" and role == "preference"):
             return RowFault(Reason.TOO_LONG, f"{longest} tokens, data.max_length is {max_length}")
-        made = _cut(whole, max_length, overlong)
-        if not made:
+        pieces = _cut(made, max_length, overlong)
+        if not pieces:
             return RowFault(Reason.TOO_LONG, f"its prompt alone fills data.max_length, {max_length} tokens")
-    if role == "sft":
-        made = [piece for piece in made if any(label != IGNORED for label in piece["labels"])]
-        if not made:
-            return RowFault(Reason.NO_SUPERVISED_TOKEN, "nothing in this row carries a label")
-    return made
+    cut = " in what data.max_length leaves of it" if longest > max_length else ""
+    if role == "preference":
+        if pieces[0]["chosen_ids"] == pieces[0]["rejected_ids"]:
+            return RowFault(Reason.CHOSEN_EQUALS_REJECTED, f"both answers have the same tokens{cut}")
+        return Fitted(pieces, truncated=longest > max_length)
+    # The first token of a piece is predicted from nothing, so its label teaches nothing.
+    labelled = [piece for piece in pieces if any(label != IGNORED for label in piece["labels"][1:])]
+    if not labelled:
+        return RowFault(Reason.NO_SUPERVISED_TOKEN, f"nothing carries a label{cut}")
+    return Fitted(labelled, longest > max_length and overlong == "truncate", len(pieces) - len(labelled))
 
 
 def _cut(whole: Row, max_length: int, overlong: str) -> list[Row]:
@@ -247,7 +280,7 @@ def find_overlap(job: Job, evaluated: EvaluationGrams) -> None:
     read = 0
     with job.commit() as staging:
         for rows in rows_of(job.input("rows").file("rows.parquet")):
-            hits = contaminated([" ".join(texts(row)) for row in rows], evaluated)
+            hits = contaminated(joined(rows), evaluated)
             found += [{"row_id": rows[at]["row_id"], "place": place} for at, place in sorted(hits.items())]
             read += len(rows)
             job.progress(f"decontaminating {job.execution['key']}", read)

@@ -123,6 +123,8 @@ def test_hardware_changes_the_plan(demo):
         ("data.near_duplicates", {"threshold": 0.8, "ngram_words": 5}, SPLITS),
         ("data.decontamination", {"ngram_words": 13}, SPLITS),
         ("data.max_train_rows", 5, SPLITS),
+        ("data.epochs", {"demo_entities": 2.5}, SPLITS),
+        ("data.epochs", {"demo_entities": 1.0}, set()),
         ("adapter.r", 8, TRAINED),
         ("adapter.target_modules", ["q_proj"], TRAINED),
         ("cpt.learning_rate", 1e-5, TRAINED),
@@ -165,10 +167,30 @@ def test_a_new_batch_is_prepared_and_no_other_again(demo):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("seed", 18), ("data.split.test", 0.1), ("data.packing", True), ("data.max_train_rows", 5)],
+    [
+        ("seed", 18),
+        ("data.split.test", 0.1),
+        ("data.packing", True),
+        ("data.max_train_rows", 5),
+        ("data.epochs", {"demo_entities": 2.5}),
+    ],
 )
 def test_what_concerns_all_batches_prepares_none_again(demo, field, value):
     assert batches_remade(stages(demo), stages(changed_document(demo, field, value))) == set()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "roles"),
+    [
+        ("data.max_length", 128, {"sft", "preference"}),
+        ("data.overlong", "chunk", {"sft", "preference"}),
+        ("data.loss_on", "all", {"sft"}),
+        ("data.near_duplicates", {"threshold": 0.8, "ngram_words": 5}, {"cpt", "sft", "preference"}),
+    ],
+)
+def test_a_batch_is_prepared_again_only_for_what_its_tokens_depend_on(demo, field, value, roles):
+    again = batches_remade(stages(demo), stages(changed_document(demo, field, value)))
+    assert {name.split(":")[1] for name in again} == roles
 
 
 def test_another_threshold_sketches_no_batch_again(demo):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ft_assets.core import near
 from ft_assets.core.rows import content_id
-from ft_assets.core.split import INDEX, index_row, judge, over_limit, part_of, prompt_hash
+from ft_assets.core.split import INDEX, index_row, judge, over_limit, part_of, prompt_hash, seen
 
 
 def row(question, answer="yes", batch="a@1", position=1):
@@ -34,10 +34,10 @@ def index(rows):
 
 
 def judged(rows, evaluated=frozenset(), overlaps=None, threshold=None):
-    sketches = None
+    signatures = None
     if threshold:
-        sketches = near.sketch([" ".join(turn["content"] for turn in one["messages"]) for one in rows], 3)
-    return judge(index(rows), set(evaluated), overlaps or {}, sketches, threshold or 1.0)
+        signatures = near.sketch([" ".join(turn["content"] for turn in one["messages"]) for one in rows], 3)
+    return judge(index(rows), set(evaluated), overlaps or {}, signatures, threshold or 1.0)
 
 
 def kept(found):
@@ -185,3 +185,42 @@ def test_a_limit_keeps_the_first_rows_in_hash_order_and_no_row_of_another_part()
     assert kept(limited.filter(parts == "train"))["row_id"].sort().to_list() == training[:5]
     assert kept(limited.filter(parts == "test")).height == 20
     assert set(limited["reason"].drop_nulls()) == {"over_max_train_rows"}
+
+
+def times(rows, epochs, seed=5, part="train"):
+    found = seen(judged(rows).with_columns(pl.lit(part).alias("part")), epochs, seed)
+    assert found.height == len(rows)
+    assert (kept(found)["times"] > 0).all()
+    assert (found.filter(reason="not_sampled")["times"] == 0).all()
+    return dict(zip(found["row_id"], found["times"], strict=True))
+
+
+QUESTIONS = [row(f"question {n}", batch="s@1") for n in range(2000)]
+
+
+@pytest.mark.parametrize("epochs", [0.1, 0.5, 1, 1.25, 2, 2.5, 99.9])
+def test_rows_are_seen_as_often_as_asked(epochs):
+    found = list(times(QUESTIONS, {"s": epochs}).values())
+    spread = (epochs % 1 * (1 - epochs % 1) / len(found)) ** 0.5
+    assert np.mean(found) == pytest.approx(epochs, abs=4 * spread)
+    assert set(found) <= {int(epochs), int(epochs) + 1}
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_held_out_rows_are_seen_once(part):
+    assert set(times(QUESTIONS[:50], {"s": 0.1}, part=part).values()) == {1}
+
+
+def test_how_often_a_row_is_seen_depends_on_its_content_and_the_seed_alone():
+    alone = times(QUESTIONS[:100], {"s": 1.5})
+    others = [row(f"other {n}", batch="r@1") for n in range(30)]
+    together = times([*others, *[{**one, "batch": "s@2"} for one in reversed(QUESTIONS[:200])]], {"s": 1.5, "r": 7})
+    assert {row_id: together[row_id] for row_id in alone} == alone
+    assert times(QUESTIONS[:100], {"s": 1.5}, seed=6) != alone
+
+
+def test_the_part_of_a_row_says_nothing_of_how_often_it_is_seen():
+    found = judged(QUESTIONS)
+    part = part_of(found["prompt"].to_numpy(), 5, 0.0, 0.5)
+    sampled = np.array(list(times(QUESTIONS, {"s": 0.5}).values()))
+    assert 0.4 < sampled[part == "train"].mean() < 0.6

@@ -1,0 +1,159 @@
+"""Laws of near-duplicates: similarity is estimated within its error, and what is alike is found whatever the order."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ft_assets.core import near
+from ft_assets.core.near import PERMUTATIONS, clusters, similarity, sketch
+
+N = 3
+
+
+def words(rng, count):
+    return [f"w{rng.randrange(10_000)}" for _ in range(count)]
+
+
+def edited(rng, text, edits):
+    """The text with words replaced at places of a whole n-gram's distance, so that each costs ``N`` n-grams."""
+    changed = list(text)
+    for at in rng.sample(range(N, len(text) - N, N), edits):
+        changed[at] = f"new{rng.randrange(10**9)}"
+    return changed
+
+
+def jaccard(one, other):
+    grams = [{tuple(text[at : at + N]) for at in range(len(text) - N + 1)} for text in (one, other)]
+    return len(grams[0] & grams[1]) / len(grams[0] | grams[1])
+
+
+def pairs_of(count, edits, length=80, seed=0):
+    """Texts, the second half edited copies of the first, and the exact similarity of each with its copy."""
+    rng = random.Random(seed)
+    first = [words(rng, length) for _ in range(count)]
+    second = [edited(rng, text, edits) for text in first]
+    exact = np.array([jaccard(*pair) for pair in zip(first, second, strict=True)])
+    return [" ".join(text) for text in [*first, *second]], exact
+
+
+def twins(count):
+    return np.stack((np.arange(count), np.arange(count) + count), 1)
+
+
+@pytest.mark.parametrize("edits", [0, 1, 3, 6, 12, 20])
+def test_similarity_is_estimated_without_bias_and_within_its_standard_error(edits):
+    texts, exact = pairs_of(400, edits)
+    estimates = similarity(sketch(texts, N), twins(400))
+    error = (exact * (1 - exact) / PERMUTATIONS) ** 0.5 + 1e-12
+    scores = (estimates - exact) / error
+    assert abs(scores.mean()) < 4 / 400**0.5
+    assert (np.abs(scores) < 2).mean() > 0.85
+    assert (estimates[exact == 1] == 1).all()
+
+
+def test_texts_that_share_nothing_are_not_alike():
+    texts, _ = pairs_of(400, 0)
+    strangers = np.stack((np.arange(399), np.arange(399) + 1), 1)
+    assert abs(similarity(sketch(texts[:400], N), strangers).mean()) < 0.01
+
+
+@pytest.mark.parametrize(("threshold", "edits"), [(0.5, 6), (0.6, 4), (0.75, 2), (0.8, 1)])
+def test_pairs_well_above_the_threshold_are_found(threshold, edits):
+    texts, exact = pairs_of(600, edits)
+    assert threshold + 0.1 < exact.min() < threshold + 0.15
+    names = clusters(sketch(texts, N), threshold)
+    assert (names[:600] == names[600:]).mean() >= 0.98
+
+
+@pytest.mark.parametrize("edits", [8, 5, 3, 1])
+def test_at_the_threshold_it_is_the_estimate_that_decides(edits):
+    texts, exact = pairs_of(600, edits)
+    threshold = float(exact[0])
+    signatures = sketch(texts, N)
+    names = clusters(signatures, threshold)
+    alike = similarity(signatures, twins(600)) >= threshold
+    assert (names[:600] == names[600:])[alike].mean() >= 0.98
+    assert not (names[:600] == names[600:])[~alike].any()
+
+
+@pytest.mark.parametrize(("threshold", "edits"), [(0.7, 10), (0.8, 7), (0.95, 4)])
+def test_pairs_well_below_the_threshold_stay_apart(threshold, edits):
+    texts, exact = pairs_of(600, edits)
+    assert exact.max() < threshold - 0.1
+    names = clusters(sketch(texts, N), threshold)
+    assert (names[:600] == names[600:]).mean() <= 0.01
+    assert (names[:600] == np.arange(600)).all(), "strangers never meet"
+
+
+def test_near_duplicates_are_found_among_many_rows_of_one_template():
+    """All rows share most bands, so each band is one long run in which two that are alike must still come together."""
+    rng = random.Random(3)
+    template = words(rng, 120)
+    rows = [template + words(rng, 12) for _ in range(1500)]
+    copies = [[*row[:-1], "other"] for row in rows[:300]]
+    names = clusters(sketch([" ".join(row) for row in [*rows, *copies]], N), 0.95)
+    assert 0.8 < jaccard(rows[0], rows[1]) < 0.85 < 0.95 < jaccard(rows[0], copies[0])
+    assert (names[:300] == names[1500:]).mean() >= 0.98
+    assert (names[:1500] == np.arange(1500)).mean() >= 0.98
+
+
+def mixed_rows():
+    rng = random.Random(5)
+    template = words(rng, 30)
+    rows = [template + words(rng, 8) for _ in range(60)]
+    rows += [edited(rng, row, 1) for row in rows for _ in range(rng.randrange(3))]
+    return [" ".join(row) for row in rows] + ["", "?!", "", "one two", "One, two"]
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from([0.6, 0.75, 0.9]))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_which_rows_are_together_does_not_depend_on_their_order(rng, threshold):
+    texts = mixed_rows()
+    order = list(range(len(texts)))
+    rng.shuffle(order)
+
+    def partition(order):
+        names = clusters(sketch([texts[at] for at in order], N), threshold)
+        groups = {}
+        for at, name in zip(order, names, strict=True):
+            groups.setdefault(int(name), set()).add(at)
+        return {frozenset(group) for group in groups.values()}
+
+    assert partition(order) == partition(range(len(texts)))
+
+
+def test_a_cluster_is_named_by_its_first_row():
+    texts = ["a b c d e f", "x y z u v w", "a b c d e f", "x y z u v w", "A, b c d e f!"]
+    assert clusters(sketch(texts, N), 0.9).tolist() == [0, 1, 0, 1, 0]
+
+
+def test_a_text_without_a_word_is_like_no_other():
+    assert clusters(sketch(["", "?!", "", "..."], N), 0.5).tolist() == [0, 1, 2, 3]
+
+
+def test_no_rows_have_no_clusters():
+    assert clusters(sketch([], N), 0.5).tolist() == []
+
+
+def test_sketches_are_the_same_on_every_machine():
+    """They stand in artifacts: a value that changes here wants a new CODE_VERSION of ``prepared_batch``."""
+    signatures = sketch(["The quick brown fox jumps over it."], N)
+    assert signatures[0, :8].tolist() == RECORDED
+
+
+def test_many_equal_rows_cost_little():
+    assert not clusters(np.repeat(sketch(["a b c d e f g"], N), 100_000, axis=0), 0.9).any()
+
+
+def test_a_band_shared_by_all_is_not_compared_all_with_all(monkeypatch):
+    asked = []
+    monkeypatch.setattr(near, "similarity", lambda signatures, pairs: asked.append(len(pairs)) or np.zeros(len(pairs)))
+    rows = 2000
+    clusters(np.zeros((rows, PERMUTATIONS), np.uint8), 0.9)
+    assert rows < sum(asked) <= PERMUTATIONS // near.band_bytes(0.9) * near.NEIGHBOURS * rows
+
+
+RECORDED = [80, 156, 130, 178, 21, 5, 163, 96]

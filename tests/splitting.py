@@ -1,0 +1,150 @@
+"""``tokenized_splits`` made in this process, from rows given as they are, over a store of the test's own."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from ft_assets.core.artifact import Artifact, ArtifactStore
+from ft_assets.core.lineage import Inputs, Stage, model_stages
+from ft_assets.core.rows import KEPT_SCHEMAS, content_id
+from ft_assets.recipes.schema import Recipe
+from ft_assets.worker import splits
+from ft_assets.worker.job import Job
+
+KINDS = {"cpt": "text", "preference": "preference", "safety": "prompt"}
+TRAINING = {"learning_rate": 1e-3, "global_batch_size": 2, "num_train_epochs": 1}
+ADAPTER = {"method": "lora", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear"}
+EVALUATION = {"metric": "exact_match", "few_shot": 0, "max_new_tokens": 4}
+
+
+def talk(*contents: str, system: str | None = None) -> dict[str, Any]:
+    """A conversation, the user first."""
+    turns = [{"role": "system", "content": system}] if system else []
+    turns += [{"role": "assistant" if at % 2 else "user", "content": text} for at, text in enumerate(contents)]
+    return {"messages": turns}
+
+
+def pair(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
+    return {"prompt": [{"role": "user", "content": prompt}], "chosen": chosen, "rejected": rejected}
+
+
+@dataclass
+class Splits:
+    """A finished ``tokenized_splits``."""
+
+    artifact: Artifact
+
+    def part(self, role: str) -> dict[str, Any]:
+        return self.artifact.manifest.metrics["parts"][role]
+
+    def rows(self, role: str, part: str = "train") -> list[dict[str, Any]]:
+        with pa.memory_map(str(self.artifact.file(f"{role}_{part}.arrow"))) as source:
+            return pa.ipc.open_stream(source).read_all().to_pylist()
+
+    def ids(self, role: str, part: str = "train") -> list[str]:
+        return [row["row_id"] for row in self.rows(role, part)]
+
+    @property
+    def dropped(self) -> pl.DataFrame:
+        return pl.read_parquet(self.artifact.file("dropped.parquet"))
+
+    def reasons(self) -> list[str]:
+        return self.dropped["reason"].to_list()
+
+    def accounts_for(self, role: str) -> bool:
+        part = self.part(role)
+        listed = dict(self.dropped.filter(pl.col("role") == role)["reason"].value_counts().iter_rows())
+        return part["rows_in"] == part["rows_kept"] + sum(part["dropped"].values()) and listed == part["dropped"]
+
+
+@dataclass
+class Splitter:
+    """Makes splits of batches, given as ``{"role:source@batch": rows}``, in one store."""
+
+    folder: Path
+    base: Path
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(str(self.folder / "store"))
+
+    def make(self, batches: dict[str, list[dict[str, Any]]], **data: Any) -> Splits:
+        stages = self.stages(batches, **data)
+        stage = stages["tokenized_splits"]
+        if self.store.lookup("base_model", "base") is None:
+            with self.store.write("base_model", "base", code_version="1", identity={}, upstream={}) as staging:
+                for path in self.base.iterdir():
+                    staging.file(path.name).write_bytes(path.read_bytes())
+        for name, rows in batches.items():
+            self._write_rows(stage.upstream[name][1], KINDS.get(name.partition(":")[0], "instruction"), rows)
+        splits.run(self._job(stage, stages))
+        found = self.store.open("tokenized_splits", stage.fingerprint)
+        assert found is not None
+        return Splits(found)
+
+    def stages(self, batches: dict[str, list[dict[str, Any]]], **data: Any) -> dict[str, Stage]:
+        sources: dict[str, list[str]] = {}
+        validated: dict[str, dict[str, str]] = {}
+        for name, rows in batches.items():
+            role, _, key = name.partition(":")
+            sources.setdefault(role, []).append(key.partition("@")[0])
+            validated.setdefault(role, {})[key] = content_id({"rows": rows, "role": role})
+        settings = {"max_length": 192, "overlong": "error", "split": {"validation": 0.0, "test": 0.0}, "test": ["t"]}
+        recipe = Recipe.model_validate(
+            {
+                "name": "r",
+                "base_model": "b",
+                "seed": data.pop("seed", 5),
+                "data": settings | {role: sorted(set(names)) for role, names in sources.items()} | data,
+                "adapter": ADAPTER,
+                "sft": TRAINING if "sft" in sources else None,
+                "cpt": TRAINING if "cpt" in sources else None,
+                "policy": {**TRAINING, "method": "dpo", "beta": 0.1} if "preference" in sources else None,
+                "evaluation": EVALUATION,
+                "publish": {"to": "p"},
+            }
+        )
+        return model_stages(recipe, Inputs(validated, "base", "content"))
+
+    def _write_rows(self, fingerprint: str, kind: str, rows: list[dict[str, Any]]) -> None:
+        if self.store.lookup("validated_dataset", fingerprint) is not None:
+            return
+        placed = [
+            {"row_id": content_id(row), "file": "rows.jsonl", "position": at + 1, **row} for at, row in enumerate(rows)
+        ]
+        with self.store.write("validated_dataset", fingerprint, code_version="1", identity={}, upstream={}) as staging:
+            pl.DataFrame(placed, schema=KEPT_SCHEMAS[kind]).write_parquet(staging.file("rows.parquet"))
+            staging.metrics = {"rows_kept": len(rows)}
+
+    def _job(self, stage: Stage, stages: dict[str, Stage]) -> Job:
+        parts = {name: _request(each) for name, each in stages.items() if ":" in name}
+        return Job(
+            **_request(stage),
+            execution={"parts": parts},
+            store=self.store,
+            progress_file=self.folder / "progress.jsonl",
+            cache=self.folder / "cache",
+        )
+
+    def progress(self) -> list[str]:
+        return [json.loads(line)["note"] for line in (self.folder / "progress.jsonl").read_text().splitlines()]
+
+    def made(self, stage: str) -> dict[str, float]:
+        """When each artifact of a stage was made, by fingerprint."""
+        folder = self.folder / "store" / "artifacts" / stage
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        return {each.name: json.loads((each / "manifest.json").read_text())["created_at"] for each in found}
+
+
+def _request(stage: Stage) -> dict[str, Any]:
+    return {
+        "stage": stage.name,
+        "fingerprint": stage.fingerprint,
+        "code_version": stage.code_version,
+        "identity": json.loads(json.dumps(stage.identity)),
+        "upstream": {role: list(entry) for role, entry in stage.upstream.items()},
+    }

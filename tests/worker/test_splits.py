@@ -1,0 +1,435 @@
+"""Laws of ``tokenized_splits``: every row is in a part or in the list of the dropped, and a batch is prepared once."""
+
+import json
+from collections import Counter
+from itertools import chain
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from splitting import Splitter, pair, talk
+
+from ft_assets.core.errors import FineTuneError
+from ft_assets.core.reasons import Reason, RowFault
+from ft_assets.worker import pieces, prepare, splits
+from ft_assets.worker.prepare import PIECE_BYTES, fit, rows_of
+from ft_assets.worker.template import IGNORED
+
+HALF = {"validation": 0.25, "test": 0.25}
+PROSE = "the quick brown fox jumps over the lazy dog while seven wizards box with a jolly giant near the old bridge"
+
+
+@pytest.fixture
+def splitter(tmp_path, tiny_base):
+    return Splitter(tmp_path, tiny_base)
+
+
+def talks(count, start=0):
+    return [talk(f"Question {n}?", f"Answer {n}.") for n in range(start, start + count)]
+
+
+def documents(count, start=0):
+    return [{"text": f"Document {n} is about {n * n}."} for n in range(start, start + count)]
+
+
+def pairs(count, start=0):
+    return [pair(f"Ask {n}", f"good {n}", f"bad {n}") for n in range(start, start + count)]
+
+
+TEST = {"test:t@1": talks(3, 9000)}
+
+
+# What is done with a row that is too long
+
+
+def conversation(tokens, learned):
+    return {"input_ids": list(range(tokens)), "labels": [at if at in learned else IGNORED for at in range(tokens)]}
+
+
+ROW = {"file": "rows.jsonl", "position": 7}
+
+
+@given(
+    tokens=st.integers(2, 60),
+    learned=st.sets(st.integers(1, 59)),
+    most=st.integers(2, 20),
+    overlong=st.sampled_from(["drop", "truncate", "chunk"]),
+)
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_no_token_goes_without_being_accounted_for(tokens, learned, most, overlong):
+    whole = conversation(tokens, learned)
+    found = fit(whole, ROW, "sft", {"max_length": most, "overlong": overlong})
+    chunks = [range(start, min(start + most, tokens)) for start in range(0, tokens, most)]
+    if overlong != "chunk":
+        chunks = chunks[:1] if overlong == "truncate" or tokens <= most else []
+    labelled = [chunk for chunk in chunks if learned & set(chunk[1:])]
+    if not labelled:
+        assert isinstance(found, RowFault)
+        assert found.reason == (Reason.NO_SUPERVISED_TOKEN if chunks else Reason.TOO_LONG)
+        return
+    assert [piece["input_ids"] for piece in found.pieces] == [list(chunk) for chunk in labelled]
+    assert [piece["labels"] for piece in found.pieces] == [
+        whole["labels"][chunk[0] : chunk[-1] + 1] for chunk in labelled
+    ]
+    assert found.unlabelled == len(chunks) - len(labelled)
+    assert found.truncated == (overlong == "truncate" and tokens > most)
+
+
+def test_an_over_long_row_without_a_policy_stops_and_is_named():
+    with pytest.raises(
+        FineTuneError, match=r"rows.jsonl row 7 has 9 tokens, data.max_length is 8; .*drop, truncate or chunk"
+    ):
+        fit(conversation(9, {8}), ROW, "sft", {"max_length": 8, "overlong": "error"})
+
+
+def two_answers(prompt, chosen, rejected, suffix=()):
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected, "suffix_ids": list(suffix)}
+
+
+@pytest.mark.parametrize(
+    ("row", "overlong", "expected"),
+    [
+        (two_answers([1] * 4, [2] * 4, [3]), "error", ([2] * 4, [3])),
+        (two_answers([1] * 4, [2] * 9, [3]), "truncate", ([2] * 4, [3])),
+        (two_answers([1] * 4, [2] * 9, [3], [5]), "truncate", ([2] * 3, [3])),
+        (two_answers([1] * 8, [2], [3]), "truncate", Reason.TOO_LONG),
+        (two_answers([1] * 4, [2] * 9, [3]), "chunk", Reason.TOO_LONG),
+        (two_answers([1] * 4, [2] * 9, [3]), "drop", Reason.TOO_LONG),
+        (two_answers([1] * 4, [2] * 4 + [7], [2] * 4 + [8]), "truncate", Reason.CHOSEN_EQUALS_REJECTED),
+        (two_answers([1], [2], [2]), "error", Reason.CHOSEN_EQUALS_REJECTED),
+    ],
+)
+def test_a_pair_keeps_its_prompt_and_differing_answers_or_goes(row, overlong, expected):
+    found = fit(row, ROW, "preference", {"max_length": 8, "overlong": overlong})
+    if isinstance(expected, Reason):
+        assert found.reason == expected
+    else:
+        [piece] = found.pieces
+        assert (piece["chosen_ids"], piece["rejected_ids"]) == expected
+        assert piece["prompt_ids"] == row["prompt_ids"]
+
+
+def test_chunks_of_long_rows_are_counted_and_a_row_is_one_row(splitter):
+    rows = [talk("Q", "x" * 500), talk("q" * 300, "y")]
+    made = splitter.make({"sft:a@1": rows, **TEST}, max_length=100, overlong="chunk")
+    part = made.part("sft")
+    assert (part["rows_in"], part["rows_kept"]) == (2, 2)
+    written = made.rows("sft")
+    assert part["rows"]["train"] == len(written)
+    assert max(len(row["input_ids"]) for row in written) == part["longest"] == 100
+    first = [row for row in written if row["row_id"] == written[0]["row_id"]]
+    assert sum(ids.count(ord("x") - 33 + 3) for ids in (row["input_ids"] for row in first)) == 500
+    assert part["pieces_without_label"] == 3, "the long question's own pieces teach nothing"
+    assert part["tokens"] == sum(len(row["input_ids"]) for row in written)
+    assert part["supervised_tokens"] == sum(label != IGNORED for row in written for label in row["labels"])
+
+
+def test_truncated_rows_are_counted(splitter):
+    made = splitter.make({"sft:a@1": [talk("Q", "x" * 500), *talks(4)], **TEST}, max_length=100, overlong="truncate")
+    assert made.part("sft")["truncated"] == 1
+    assert made.part("sft")["longest"] == 100
+
+
+# Nothing vanishes
+
+
+def everything():
+    near = [talk(f"Tell me: {PROSE}", "no"), talk(f"Tell me: {PROSE}!", "No, not")]
+    return {
+        "sft:a@1": [*talks(30), *near, talk("Question 9001?", "whatever")],
+        "sft:a@2": [*talks(3, 29), talk("x" * 400, "too long"), talk("say <|end|>", "special")],
+        "sft:b@1": [],
+        "cpt:c@1": [*documents(20), {"text": f"it said {PROSE} at last"}],
+        "preference:p@1": [*pairs(20), pair("Ask 3", "bad 3", "good 3"), *pairs(1)],
+        "test:t@1": [*talks(3, 9000), talk("Question 9000?", "Answer 9000."), talk("Repeat", PROSE)],
+    }
+
+
+SETTINGS = {
+    "overlong": "drop",
+    "near_duplicates": {"threshold": 0.7, "ngram_words": 3},
+    "decontamination": {"ngram_words": 8},
+    "max_train_rows": 9,
+    "epochs": {"b": 3.0, "p": 0.5},
+    "split": HALF,
+}
+
+
+def test_every_row_is_kept_or_dropped_for_a_reason_that_is_told(splitter):
+    batches = everything()
+    made = splitter.make(batches, **SETTINGS)
+    for role in ("sft", "cpt", "preference"):
+        part = made.part(role)
+        assert part["rows_in"] == sum(len(rows) for name, rows in batches.items() if name.startswith(role))
+        assert made.accounts_for(role), role
+    found = {role: set(made.part(role)["dropped"]) for role in ("sft", "cpt", "preference", "test")}
+    assert found["sft"] == {
+        "exact_duplicate",
+        "contamination",
+        "too_long",
+        "special_tokens",
+        "over_max_train_rows",
+    }
+    assert found["cpt"] >= {"contamination"}
+    assert found["preference"] >= {"reversed_pair", "exact_duplicate", "not_sampled"}
+    assert found["test"] == {"exact_duplicate"}
+    explained = made.dropped
+    assert (
+        explained.select("role", "batch", "file", "position", "row_id", "reason", "detail").null_count().row(0)
+        == (0,) * 7
+    )
+    repeats = explained.filter(pl.col("reason").is_in(["exact_duplicate", "near_duplicate"]))
+    assert repeats["like"].null_count() == 0
+    assert not set(explained.filter(reason="over_max_train_rows")["row_id"]) & set(made.ids("sft"))
+
+
+def test_a_near_duplicate_goes_and_names_its_like(splitter):
+    rows = [*talks(5), talk(f"Tell me: {PROSE}", "no"), talk(f"Tell me: {PROSE}!", "No, not")]
+    made = splitter.make({"sft:a@1": rows, **TEST}, near_duplicates={"threshold": 0.7, "ngram_words": 3})
+    [lost] = made.dropped.filter(role="sft").to_dicts()
+    assert lost["reason"] == "near_duplicate"
+    assert lost["position"] == 7
+    assert lost["detail"] == "nearly the same as a@1 rows.jsonl row 6"
+    assert lost["like"] in made.ids("sft")
+
+
+def test_a_row_that_holds_an_evaluation_text_says_where(splitter):
+    made = splitter.make(everything(), **{**SETTINGS, "near_duplicates": None, "epochs": {}, "max_train_rows": None})
+    lost = made.dropped.filter(role="cpt").to_dicts()
+    assert [(row["reason"], row["detail"]) for row in lost] == [
+        ("contamination", "shares an n-gram with test t@1 row 5")
+    ]
+
+
+@pytest.mark.parametrize("rows", [[], [talk("say <|end|>", "x")]])
+def test_a_batch_with_nothing_to_keep_is_no_fault(splitter, rows):
+    data = {"near_duplicates": {"threshold": 0.7, "ngram_words": 3}, "packing": True}
+    made = splitter.make({"sft:a@1": talks(3), "sft:a@2": rows, **TEST}, **data)
+    assert made.part("sft")["rows_in"] == 3 + len(rows)
+    assert made.part("sft")["rows_kept"] == 3
+    alone = splitter.make({"sft:a@2": rows, "cpt:c@1": [], "preference:p@1": [], **TEST}, **data)
+    for role in ("sft", "cpt", "preference"):
+        assert alone.accounts_for(role)
+        assert alone.part(role)["rows"] == {"train": 0, "validation": 0, "test": 0}
+        assert alone.part(role)["longest"] == alone.part(role)["tokens"] == 0
+        assert alone.rows(role) == []
+    assert json.loads(alone.artifact.file("few_shot.json").read_text()) == []
+
+
+def test_roles_the_recipe_has_no_source_for_are_empty(splitter):
+    made = splitter.make({"sft:a@1": talks(3), **TEST})
+    assert made.part("cpt")["rows"] == {"train": 0, "validation": 0, "test": 0}
+    assert made.part("cpt")["rows_in"] == made.part("preference")["rows_in"] == 0
+    assert made.rows("preference") == []
+
+
+# What is written
+
+
+def test_text_is_cut_into_blocks_and_no_token_is_lost(splitter):
+    made = splitter.make({"cpt:c@1": documents(30), "sft:a@1": talks(1), **TEST}, max_length=64)
+    blocks = made.rows("cpt")
+    joined = list(chain.from_iterable(row["input_ids"] for row in blocks))
+    assert {len(row["input_ids"]) for row in blocks[:-1]} == {64}
+    assert len(joined) == made.part("cpt")["tokens"] == made.part("cpt")["supervised_tokens"]
+    assert joined.count(2) == 30, "each document ends with its end token"
+    assert all(row["labels"] == row["input_ids"] for row in blocks)
+
+
+def test_the_plan_is_told_the_longest_row_as_it_is_written(splitter):
+    batches = {
+        "cpt:c@1": [{"text": "long " * 100}, {"text": "short"}],
+        "cpt:c@2": documents(30),
+        "sft:a@1": talks(20),
+        **TEST,
+    }
+    made = splitter.make(batches, max_length=64, packing=True, overlong="drop")
+    for role in ("cpt", "sft"):
+        rows = made.rows(role)
+        assert made.part(role)["longest"] == max(len(row["input_ids"]) for row in rows) <= 64
+        assert made.part(role)["rows"]["train"] == len(rows)
+        assert made.part(role)["tokens"] == sum(len(row["input_ids"]) for row in rows)
+
+
+def test_packed_rows_are_the_conversations_they_are_made_of(splitter):
+    rows = [talk("Q" * (n % 40 + 1), f"{n}") for n in range(80)]
+    apart, packed = (splitter.make({"sft:a@1": rows, **TEST}, packing=on) for on in (False, True))
+    found = []
+    for row in packed.rows("sft"):
+        assert sum(row["seq_lengths"]) == len(row["input_ids"]) <= 192
+        at = 0
+        for length in row["seq_lengths"]:
+            found.append((tuple(row["input_ids"][at : at + length]), tuple(row["labels"][at : at + length])))
+            at += length
+    assert Counter(found) == Counter((tuple(row["input_ids"]), tuple(row["labels"])) for row in apart.rows("sft"))
+    counts = packed.part("sft")["packing"]
+    assert counts["conversations"] == 80
+    assert counts["sequences"] == len(packed.rows("sft")) < 80
+    assert counts["efficiency"] == pytest.approx(packed.part("sft")["tokens"] / (counts["sequences"] * 192))
+
+
+def test_how_much_is_held_at_once_changes_nothing(splitter, tmp_path, tiny_base, monkeypatch):
+    data = {**SETTINGS, "overlong": "chunk", "max_length": 64, "packing": True, "epochs": {"a": 1.5, "c": 2.0}}
+    whole = splitter.make(everything(), **data)
+    monkeypatch.setattr(pieces, "TOKENS_AT_ONCE", 150)
+    monkeypatch.setattr(prepare, "PIECE_BYTES", 1)
+    other = Splitter(tmp_path / "other", tiny_base).make(everything(), **data)
+    assert other.artifact.manifest.metrics == whole.artifact.manifest.metrics
+    for role in ("sft", "cpt", "preference"):
+        for part in ("train", "validation", "test"):
+            assert other.rows(role, part) == whole.rows(role, part)
+    assert other.dropped.equals(whole.dropped)
+
+
+def test_rows_are_read_in_bounded_pieces(tmp_path):
+    file = tmp_path / "rows.parquet"
+    pl.DataFrame({"text": ["x" * (PIECE_BYTES // 10)] * 45}).write_parquet(file)
+    found = list(rows_of(file))
+    assert sum(len(rows) for rows in found) == 45 == pq.read_metadata(file).num_rows
+    assert max(len(rows) for rows in found) <= 10
+
+
+def test_few_shot_examples_are_training_rows_and_as_many_as_there_may_be(splitter):
+    rows = talks(200)
+    made = splitter.make({"sft:a@1": rows[:100], "sft:a@2": rows[100:], **TEST}, split={"validation": 0.4, "test": 0.2})
+    examples = json.loads(made.artifact.file("few_shot.json").read_text())
+    texts = {example[0]["content"]: example for example in examples}
+    assert len(examples) == len(texts) == 64
+    assert all(example in [row["messages"] for row in rows] for example in examples)
+    trained = {row["row_id"] for row in made.rows("sft")}
+    every = splitter.make({"sft:a@1": rows[:100], "sft:a@2": rows[100:], **TEST})
+    ids = dict(zip((row["messages"][0]["content"] for row in rows), every.ids("sft"), strict=True))
+    assert {ids[question] for question in texts} <= trained
+    assert [ids[example[0]["content"]] for example in examples] == sorted(trained)[:64]
+
+
+# Batches are prepared once
+
+
+def test_a_new_batch_alone_is_prepared_and_moves_no_row(splitter):
+    first = splitter.make({"sft:a@1": talks(60), **TEST}, split=HALF)
+    before = splitter.made("prepared_batch")
+    second = splitter.make({"sft:a@0": talks(60, 100), "sft:a@1": talks(60), **TEST}, split=HALF)
+    after = splitter.made("prepared_batch")
+    assert len(after) == len(before) + 1
+    assert {name: after[name] for name in before} == before
+    for part in ("train", "validation", "test"):
+        assert set(first.ids("sft", part)) <= set(second.ids("sft", part))
+
+
+@pytest.mark.parametrize("stage", ["prepared_batch", "overlap"])
+def test_a_corrupt_batch_is_made_again_and_the_splits_are_the_same(splitter, stage):
+    batches = {"sft:a@1": talks(9), "sft:a@2": talks(9, 50), **TEST}
+    data = {"decontamination": {"ngram_words": 8}}
+    first = splitter.make(batches, **data, max_train_rows=20)
+    before = splitter.made(stage)
+    broken = next(iter(before))
+    folder = splitter.folder / "store" / "artifacts" / stage / broken
+    file = folder / ("tokens.arrow" if stage == "prepared_batch" else "overlap.parquet")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    second = splitter.make(batches, **data)
+    assert {name for name, at in splitter.made(stage).items() if at != before[name]} == {broken}
+    assert any("making it again" in note for note in splitter.progress())
+    assert second.rows("sft") == first.rows("sft")
+
+
+def test_a_run_that_was_cut_short_goes_on_with_what_it_prepared(splitter, monkeypatch):
+    batches = {f"sft:a@{n}": talks(5, 10 * n) for n in range(4)} | TEST
+    seen = []
+
+    def dies(job):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(job.fingerprint)
+        prepare.prepare(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(splits, "prepare", dies)
+        with pytest.raises(KeyboardInterrupt):
+            splitter.make(batches)
+    before = splitter.made("prepared_batch")
+    assert len(before) == 2
+    assert not splitter.made("tokenized_splits")
+    made = splitter.make(batches)
+    after = splitter.made("prepared_batch")
+    assert len(after) == 4
+    assert {name: after[name] for name in before} == before
+    assert made.part("sft")["rows_in"] == 20
+
+
+def test_what_a_batch_says_of_itself_does_not_grow_with_the_others(splitter):
+    splitter.make({f"sft:a@{n}": talks(2, 10 * n) for n in range(5)} | TEST)
+    folder = splitter.folder / "store" / "artifacts" / "prepared_batch"
+    assert all("parts" not in json.loads(file.read_text())["execution"] for file in folder.glob("*/manifest.json"))
+
+
+# How often a source is seen
+
+
+def times(made, role="sft"):
+    return Counter(made.ids(role))
+
+
+def test_each_row_of_a_source_is_seen_as_often_as_the_recipe_says(splitter):
+    batches = {"sft:a@1": talks(100), "sft:b@1": talks(100, 200), **TEST}
+    made = splitter.make(batches, epochs={"a": 2.5}, split=HALF)
+    once = splitter.make(batches, split=HALF)
+    [of_a, of_b] = [
+        set(splitter.make({name: batches[name], **TEST}, split=HALF).ids("sft")) for name in list(batches)[:2]
+    ]
+    seen = times(made)
+    assert set(seen) == of_a | of_b
+    assert {seen[row] for row in of_b} == {1}
+    assert {seen[row] for row in of_a} == {2, 3}
+    assert 0.3 < sum(seen[row] == 3 for row in of_a) / len(of_a) < 0.7
+    assert made.part("sft")["repeated"] == sum(seen.values()) - len(seen)
+    assert made.part("sft")["rows_kept"] == once.part("sft")["rows_kept"] == 200
+    assert made.accounts_for("sft")
+    for part in ("validation", "test"):
+        assert made.rows("sft", part) == once.rows("sft", part)
+
+
+def test_rows_of_a_fraction_are_dropped_with_their_reason_and_new_batches_move_none(splitter):
+    first = splitter.make({"sft:a@2": talks(100), **TEST}, epochs={"a": 0.5})
+    assert 30 < len(first.ids("sft")) < 70
+    assert first.part("sft")["dropped"] == {"not_sampled": 100 - len(first.ids("sft"))}
+    assert first.accounts_for("sft")
+    assert set(first.dropped["detail"]) == {"data.epochs is 0.5 for a"}
+    second = splitter.make({"sft:a@1": talks(50, 500), "sft:a@2": talks(100), **TEST}, epochs={"a": 0.5})
+    assert set(first.ids("sft")) == set(second.ids("sft")) & {*first.ids("sft"), *first.dropped["row_id"]}
+    other = splitter.make({"sft:a@2": talks(100), **TEST}, epochs={"a": 0.5}, seed=6)
+    assert set(other.ids("sft")) != set(first.ids("sft"))
+    more = splitter.make({"sft:a@2": talks(100), **TEST}, epochs={"a": 0.7})
+    assert set(first.ids("sft")) < set(more.ids("sft"))
+
+
+def test_whole_numbers_repeat_every_row_and_the_order_is_one_pass_after_the_other(splitter):
+    made = splitter.make(
+        {"cpt:c@1": documents(9), "sft:a@1": talks(9), **TEST},
+        epochs={"a": 3.0, "c": 2.0},
+        max_length=16,
+        overlong="chunk",
+    )
+    ids = made.ids("sft")
+    assert ids[: len(ids) // 3] * 3 == ids
+    stream = list(chain.from_iterable(row["input_ids"] for row in made.rows("cpt")))
+    assert stream[: len(stream) // 2] * 2 == stream, "no document follows upon itself"
+    assert made.part("cpt")["tokens"] == len(stream)
+    assert made.part("cpt")["repeated"] == 9
+
+
+def test_the_limit_counts_rows_and_not_how_often_they_are_seen(splitter):
+    made = splitter.make({"sft:a@1": talks(50), **TEST}, epochs={"a": 2.0}, max_train_rows=10)
+    assert Counter(times(made).values()) == {2: 10}
+    assert made.part("sft")["dropped"] == {"over_max_train_rows": 40}
+
+
+def test_tokens_are_told_by_source_as_training_sees_them(splitter):
+    made = splitter.make(
+        {"sft:a@1": talks(10), "sft:a@2": talks(10, 20), "sft:b@1": talks(10, 40), **TEST}, epochs={"b": 3.0}
+    )
+    by_source = made.part("sft")["tokens_by_source"]
+    assert by_source["b"] == pytest.approx(1.5 * by_source["a"], rel=0.05)
+    assert sum(by_source.values()) == made.part("sft")["tokens"]
