@@ -11,6 +11,7 @@ Positions that begin anew are what tells transformers' attention kernels apart w
 where there is no attention mask and no cache. Whether a model really honours them is tried before it is trained.
 """
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from ft_assets.core.errors import FineTuneError
 from ft_assets.worker.template import IGNORED
 
-PROBE = ([5, 9, 7, 8, 6], [11, 6, 5, 12])
+PROBE = (([5, 9, 7, 8, 6], [11, 6, 5, 12]), ([8, 10, 5], [7, 12, 9], [6, 11]))
 # Far above what another order of float additions does to a logit, far below what another context does.
 PROBE_TOLERANCE = 0.05
 
@@ -44,31 +45,39 @@ class PackedCollator:
         return {name: torch.tensor(values) for name, values in columns.items()}
 
 
-def refuse_bleeding(model: Any) -> None:
-    """Runs two short rows apart and packed.
+def refuse_bleeding(model: Any, rows: int) -> None:
+    """Runs short conversations apart and packed.
+
+    Args:
+        rows: of a training batch; a kernel may read positions where there is one, and not where there are more.
 
     Raises:
         FineTuneError: the logits differ, so this model lets one packed conversation see another.
     """
     collate = PackedCollator(0)
-    rows = [{"input_ids": ids, "labels": ids} for ids in PROBE]
-    whole = [*chain.from_iterable(PROBE)]
-    packed = {"input_ids": whole, "labels": whole, "seq_lengths": [len(ids) for ids in PROBE]}
+    probe = PROBE[:rows]
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        apart = torch.cat([_logits(model, collate([row])) for row in rows])
-        together = _logits(model, collate([packed]))
+        together = _logits(model, collate([_row(conversations) for conversations in probe]))
+        apart = [
+            torch.cat([_logits(model, collate([_row([ids])]))[0] for ids in conversations]) for conversations in probe
+        ]
     model.train(was_training)
-    error = float((apart - together).abs().max())
-    if not error <= PROBE_TOLERANCE * float(apart.abs().max()):
+    error = max(float((one - other[: len(one)]).abs().max()) for one, other in zip(apart, together, strict=True))
+    if not error <= PROBE_TOLERANCE * max(float(logits.abs().max()) for logits in apart):
         kernel = getattr(model.config, "_attn_implementation", "unknown")
         raise FineTuneError(
-            f"data.packing: with attention {kernel!r} this model lets one packed conversation see another (logits differ "
-            f"by {error:.3g}); set data.packing: false, or use another attention kernel"
+            f"data.packing: with attention {kernel!r} and {rows} rows in a batch this model lets one packed conversation "
+            f"see another (logits differ by {error:.3g}); set data.packing: false, or use another attention kernel"
         )
+
+
+def _row(conversations: Sequence[list[int]]) -> dict[str, Any]:
+    whole = [*chain.from_iterable(conversations)]
+    return {"input_ids": whole, "labels": whole, "seq_lengths": [len(ids) for ids in conversations]}
 
 
 def _logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     inputs = {name: values.to(model.device) for name, values in batch.items() if name != "labels"}
-    return model(**inputs, use_cache=False).logits[0].float()
+    return model(**inputs, use_cache=False).logits.float()

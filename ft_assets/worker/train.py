@@ -168,7 +168,7 @@ def _sft_trainer(
     part = "cpt" if job.stage == "cpt_adapter" else "sft"
     model, train = _policy_model(job, base, start, dtype), _rows(job, f"{part}_train", "input_ids", "labels")
     if "seq_lengths" in train.column_names:
-        refuse_bleeding(model)
+        refuse_bleeding(model, arguments["per_device_train_batch_size"])
         model.config.use_cache = False
     return SFTTrainer(
         model=model,

@@ -150,6 +150,8 @@ def test_a_fault_is_named_with_file_line_field_and_remedy(folder, fault):
         ("  test: [held_out]", "  test: [rows]", "both trained on and evaluated on"),
         ("  test: [held_out]", "  test: []", "data.test is empty"),
         ("  sft:\n    - rows\n", "", "stage sft has no source"),
+        ("  test: [held_out]", "  test: [held_out]\n  epochs: {rowz: 2}", "epochs names rowz, which is no source"),
+        ("  test: [held_out]", "  test: [held_out]\n  epochs: {held_out: 2}", "epochs names held_out"),
         ("sft:\n  learning_rate: 1.0e-4\n  global_batch_size: 8\n  num_train_epochs: 1\n", "", "trains something"),
     ],
 )
@@ -158,6 +160,13 @@ def test_fields_that_do_not_fit_together_are_named(folder, old, new, found):
     [problem] = problems(folder)
     assert problem.file == str(folder / "mine.yaml")
     assert found in problem.found
+
+
+@pytest.mark.parametrize("times", ["0", "-1", "100.5", ".nan", ".inf", "many"])
+def test_how_often_a_source_is_seen_is_bounded(folder, times):
+    replace(folder / "mine.yaml", "  test: [held_out]", f"  test: [held_out]\n  epochs: {{rows: {times}}}")
+    [problem] = problems(folder)
+    assert problem.field == "data.epochs.rows"
 
 
 def test_a_recipe_with_a_fault_cannot_be_had_by_any_of_its_names(folder):
