@@ -1,4 +1,4 @@
-"""Writes rows into every container a source may come in."""
+"""Makes rows, writes them into every container a source may come in, and looks at what is read of them."""
 
 import csv
 import gzip
@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
+
+from ft_assets.core.read import Record
 
 Rows = list[dict[str, Any]]
 
@@ -66,3 +68,20 @@ def written(folder: Path, name: str, data: bytes) -> Path:
     file = folder / name
     file.write_bytes(data)
     return file
+
+
+def row(number: int, output: Any = "Yes.") -> dict[str, Any]:
+    return {"instruction": f"Question {number}?", "output": output}
+
+
+def kept(records: list[Record]) -> list[Any]:
+    return [record.value for record in records if record.fault is None]
+
+
+def faults(records: list[Record]) -> list[tuple[int, str]]:
+    return [(record.position, record.fault.reason.value) for record in records if record.fault]
+
+
+def numbers(records: list[Record]) -> list[int]:
+    """Of rows made by :func:`row`, the numbers of those that could be read."""
+    return [int(value["instruction"].split()[1][:-1]) for value in kept(records)]

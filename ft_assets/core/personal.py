@@ -17,7 +17,9 @@ from ft_assets.core.texts import rewritten, texts
 
 # A row without any of these holds none of the kinds below; most rows stop here.
 BETWEEN_DIGITS = r"\d ().:/\u00a0\u2010-\u2015\u2212-"
-HINT = re.compile(rf"@|\d[{BETWEEN_DIGITS}]{{5,}}\d|\d\.\d+\.\d|:[0-9a-fA-F]{{0,4}}:|[A-Za-z0-9_-]{{20}}|PRIVATE KEY")
+HINT = re.compile(
+    rf"@|\d[{BETWEEN_DIGITS}]{{5,}}\d|\d\.\d+\.\d|:[0-9a-fA-F]{{0,4}}:|[A-Za-z0-9_-]{{20}}|eyJ|PRIVATE KEY"
+)
 PHONE_HINT = re.compile(rf"\d[{BETWEEN_DIGITS}]{{5,}}\d")
 BREAK = r"(?:\\[nr]|\s)*+"  # Between the lines of a key, which may stand in a JSON string.
 KEYS = (

@@ -1,37 +1,20 @@
 """Laws of reading: the container makes no difference, a bad row takes no other along, and nothing vanishes unsaid."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 import zlib
-from itertools import combinations
-from pathlib import Path
 
 import batches as batch
 import containers as box
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from containers import faults, kept, numbers, row
 
-from ft_assets.core import columnar, json_array, lines, table
-from ft_assets.core.read import read_records
+from ft_assets.core import json_array, lines, table
 from ft_assets.core.reasons import Reason
-from ft_assets.core.unpack import EXPANSION_FREE_BYTES
 from ft_assets.recipes.schema import Source
 
 ALPACA = Source(kind="instruction", location="here", format="alpaca", licence="MIT", personal_data="keep")
 LIMIT = 2**18
 TEXT = Source(kind="text", location="here", format="text", licence="MIT")
-
-
-def row(number, output="Yes."):
-    return {"instruction": f"Question {number}?", "output": output}
 
 
 ROWS = [
@@ -41,27 +24,6 @@ ROWS = [
     {"instruction": "=1+1", "output": "  blanks around  "},
 ]
 PACKED = [(name, packing) for name in box.CONTAINERS for packing in box.PACKERS]
-
-
-@pytest.fixture
-def read(tmp_path):
-    def run(name, data):
-        return list(read_records(box.written(tmp_path, name, data), name))
-
-    return run
-
-
-def kept(records):
-    return [record.value for record in records if record.fault is None]
-
-
-def faults(records):
-    return [(record.position, record.fault.reason.value) for record in records if record.fault]
-
-
-def numbers(records):
-    """Of rows made by :func:`row`, the numbers of those that could be read."""
-    return [int(value["instruction"].split()[1][:-1]) for value in kept(records)]
 
 
 # The same rows, whatever they come in
@@ -384,225 +346,3 @@ def test_a_flipped_bit_in_gzip_is_told(read):
     packed = bytearray(box.PACKERS[".gz"](MANY))
     packed[-6] ^= 1  # In the checksum.
     assert [reason for _, reason in faults(read("a.jsonl.gz", bytes(packed)))] == ["unreadable"]
-
-
-# Parquet and Arrow that lie
-
-
-def test_rows_of_a_table_that_are_not_text_are_told_apart(read):
-    made = pa.table({"text": pa.array([b"good", b"b\xe9d", b"good"]).view(pa.string())})
-    for name, data in (("a.parquet", box.parquet(made)), ("a.arrow", box.arrow(made))):
-        records = read(name, data)
-        assert kept(records) == [{"text": "good"}] * 2
-        assert faults(records) == [(2, "not_utf8")]
-
-
-def test_a_table_may_hold_what_json_cannot(read):
-    made = pa.table({"nan": [float("nan"), 1.5], "bytes": [b"\xff", b""], "at": pa.array([0, 1], pa.timestamp("s"))})
-    first, second = kept(read("a.parquet", box.parquet(made)))
-    assert (first["nan"], second["nan"]) == (None, 1.5)
-    assert (list(first["bytes"]), list(first["at"])) == (["bytes"], ["datetime"])
-
-
-def test_offsets_that_lie_in_an_arrow_file_cost_the_rows_they_are_of(read):
-    data = bytearray(box.arrow(pa.table({"text": ["aaaa", "bbbb", "cccc"]})))
-    at = data.index(b"\0\0\0\0\4\0\0\0\x08\0\0\0\x0c\0\0\0")
-    data[at + 4 : at + 8] = b"\xff\xff\xff\x7f"
-    records = read("a.arrow", bytes(data))
-    assert kept(records) == [{"text": "cccc"}]
-    assert faults(records) == [(1, "malformed"), (2, "malformed")]
-
-
-@pytest.mark.parametrize("name", ["a.parquet", "file.arrow", "stream.arrow"])
-def test_a_table_that_is_cut_off_is_told(read, name):
-    data = box.CONTAINERS[name]([row(n) for n in range(500)])
-    for left in (len(data) // 2, len(data) - 9):
-        records = read(name, data[:left])
-        end = name == "stream.arrow" and left == len(data) - 9  # Only the mark of the end is lost, and no row.
-        assert [reason for _, reason in faults(records)] == (
-            [] if end and len(kept(records)) == 500 else ["unreadable"]
-        )
-
-
-def test_a_parquet_footer_that_contradicts_itself_is_told(read):
-    data = box.parquet([{"text": f"Text {n}"} for n in range(100)])
-    claim, lie = b"\x16\xc8\x01", b"\x16\x8e\x01"  # 100 and 71, as thrift writes them.
-    places = [at for at in range(len(data)) if data.startswith(claim, at)]
-    assert len(places) == 3  # Values of the column, rows of the group, rows of the file.
-    for lies in [*combinations(places, 1), *combinations(places, 2)]:
-        lying = bytearray(data)
-        for at in lies:
-            lying[at : at + 3] = lie
-        records = read("a.parquet", bytes(lying))
-        assert faults(records) == [(len(records), "unreadable")]
-
-
-def test_a_column_given_twice_in_a_table_is_told(read):
-    made = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
-    for name, data in (("a.parquet", box.parquet(made)), ("a.arrow", box.arrow(made))):
-        assert faults(read(name, data)) == [(1, "unreadable")]
-
-
-def nested(depth):
-    value = pa.array([1])
-    for _ in range(depth):
-        value = pa.StructArray.from_arrays([value], names=["a"])
-    return pa.table({"a": value, "text": ["deep"]})
-
-
-@pytest.mark.parametrize("depth", [50, 400])
-def test_a_table_nested_deeply_is_read_or_told(read, depth):
-    records = read("a.parquet", box.parquet(nested(depth)))
-    assert len(records) == 1
-    assert depth > 50 or kept(records)
-
-
-def test_a_child_killed_from_outside_is_no_fault_of_the_file(tmp_path, monkeypatch):
-    """The same file must not be quarantined today and kept tomorrow."""
-    file = box.written(tmp_path, "a.parquet", box.parquet([row(n) for n in range(20_000)]))
-    records = read_records(file, "a.parquet")
-    next(records)
-    [child] = [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
-    os.kill(child, signal.SIGKILL)
-    with pytest.raises(ChildProcessError, match="status -9"):
-        list(records)
-
-
-def test_reading_may_stop_early_and_leaves_no_child(tmp_path):
-    file = box.written(tmp_path, "a.parquet", box.parquet([row(n) for n in range(20_000)]))
-    records = read_records(file, "a.parquet")
-    next(records)
-    records.close()
-    assert Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text() == ""
-
-
-def test_a_reader_that_spins_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(columnar, "CHILD_SECONDS", 1)
-    pq.write_table(pa.table({"a": pa.nulls(10**7)}), tmp_path / "a.parquet", row_group_size=10**7)
-    began = time.monotonic()
-    records = list(read_records(tmp_path / "a.parquet", "a.parquet"))
-    assert time.monotonic() - began < 15
-    assert faults(records) == [(len(records), "unreadable")]
-    assert "SIGXCPU" in str(records[-1].fault)
-
-
-def test_a_disk_that_fails_is_no_fault_of_the_file(tmp_path):
-    with pytest.raises(OSError, match=r"gone\.jsonl"):
-        list(read_records(tmp_path / "gone.jsonl", "gone.jsonl"))
-
-
-# What a file costs to read
-
-
-def gzip_bomb(times, unit=bytes(2**26)):
-    """One row, and then one piece of 64 MiB that unpacks as often as is wanted: gigabytes in megabytes."""
-    packer = zlib.compressobj(9, wbits=31)
-    head = packer.compress(b'{"a": 1}\n') + packer.flush(zlib.Z_FULL_FLUSH)
-    packer.compress(unit)
-    packer.flush(zlib.Z_FULL_FLUSH)
-    return head + (packer.compress(unit) + packer.flush(zlib.Z_FULL_FLUSH)) * times
-
-
-def parquet_bomb(file, rows):
-    """Rows of a megabyte, of which the file holds one."""
-    same = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 2**20]))
-    pq.write_table(pa.table({"text": same}), file, compression="zstd")
-
-
-HEAVY = {  # Rows kept, and where and why what is not.
-    "a.jsonl": (2, [[2, "oversized"]]),
-    "array.json": (2, [[2, "oversized"]]),
-    "a.csv": (2, [[3, "oversized"]]),
-    "a.parquet": (2, [[2, "oversized"]]),
-    "file.arrow": (2, [[2, "oversized"]]),
-    "line.jsonl": (2, [[2, "oversized"]]),
-    "bomb.jsonl.gz": (1, [[2, "oversized"]]),
-    "bomb.json.gz": (1, [[2, "oversized"]]),
-    "bomb.csv.gz": (0, [[2, "oversized"]]),
-    "bomb.txt.gz": (0, [[1, "oversized"]]),
-    "bomb.jsonl.zst": (0, [[1, "oversized"]]),
-    "bomb.parquet": (63, [[64, "oversized"]]),
-    "bomb.arrow.gz": (0, [[1, "oversized"]]),
-}
-MOST_SECONDS, MOST_MIB, MOST_CHILD_MIB = 20, 256, 1024
-
-
-@pytest.fixture(scope="module")
-def heavy(tmp_path_factory):
-    """What a process of its own said of each file of :data:`HEAVY`."""
-    folder = tmp_path_factory.mktemp("heavy")
-    rows, bomb = [row(0), row(1, "x" * 50 * 2**20), row(2)], gzip_bomb(48)
-    for name in ("a.jsonl", "array.json", "a.csv", "a.parquet", "file.arrow"):
-        box.written(folder, name, box.CONTAINERS[name](rows))
-    box.written(folder, "line.jsonl", box.json_lines([row(0)]) + b"x" * 200 * 2**20 + b"\n" + box.json_lines([row(1)]))
-    for name in (name for name in HEAVY if name.startswith("bomb") and name.endswith(".gz")):
-        box.written(folder, name, bomb[: len(bomb) // (1 if name == "bomb.jsonl.gz" else 8)])
-    box.written(folder, "bomb.jsonl.zst", box.PACKERS[".zst"](bytes(2**26)) * 48)
-    parquet_bomb(folder / "bomb.parquet", 6000)
-    command = [sys.executable, str(Path(batch.__file__).parent / "heavy.py"), *(str(folder / name) for name in HEAVY)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return dict(zip(HEAVY, map(json.loads, done.stdout.splitlines()), strict=True))
-
-
-@pytest.mark.parametrize("name", HEAVY)
-def test_huge_rows_and_bombs_cost_bounded_time_and_memory(heavy, name):
-    told, (rows, wanted) = heavy[name], HEAVY[name]
-    assert (told["kept"], [fault[:2] for fault in told["faults"]]) == (rows, wanted)
-    assert told["seconds"] < MOST_SECONDS
-    assert told["mib"] < MOST_MIB
-    assert told["child_mib"] < MOST_CHILD_MIB
-
-
-def test_small_files_may_unpack_to_as_much_as_they_like(read):
-    """Text that repeats itself is no bomb while it is small."""
-    rows = EXPANSION_FREE_BYTES // 8 // 2**20
-    data = box.PACKERS[".gz"](box.json_lines([{"text": "x" * 2**20}] * rows))
-    assert len(kept(read("a.jsonl.gz", data))) == rows
-
-
-# Any bytes at all
-
-PLAIN = [row(n) for n in range(20)]
-SEEDS = {
-    name + packing: box.PACKERS[packing](make(PLAIN))
-    for name, make in box.CONTAINERS.items()
-    for packing in box.PACKERS
-}
-LIGHT = sorted(name for name in SEEDS if ".parquet" not in name and ".arrow" not in name)
-COLUMNAR = sorted(set(SEEDS) - set(LIGHT))
-
-
-@st.composite
-def mutated(draw, names):
-    """A file of some container, with bytes of it changed, cut out, put in or swapped."""
-    name = draw(st.sampled_from(names))
-    data = bytearray(SEEDS[name])
-    for _ in range(draw(st.integers(0, 4))):
-        at = draw(st.integers(0, len(data)))
-        piece = draw(
-            st.binary(max_size=4) | st.sampled_from([b'"', b"{", b"[", b"]", b",", b"\n", b"\0", b"\xff\xff\xff\x7f"])
-        )
-        data[at : at + draw(st.integers(0, 40) | st.sampled_from([len(piece)] * 3))] = piece
-    return name, bytes(data)
-
-
-def conserved(name, data):
-    with tempfile.TemporaryDirectory() as folder:
-        found = batch.validate(ALPACA, box.written(Path(folder), name, data))
-    assert found.rows_in == found.rows.height + found.quarantine.height == found.found.kept + found.found.quarantined
-    positions = found.rows["position"].to_list() + found.quarantine["position"].to_list()
-    assert len(set(positions)) == len(positions)
-    assert all(found.quarantine["detail"].str.len_chars() > 0)
-
-
-@given(st.tuples(st.sampled_from(LIGHT), st.binary(max_size=300)) | mutated(LIGHT))
-@settings(max_examples=250, deadline=None, derandomize=True)
-def test_no_bytes_stop_the_reading(file):
-    conserved(*file)
-
-
-@given(mutated(COLUMNAR))
-@settings(max_examples=12, deadline=None, derandomize=True)
-def test_no_bytes_of_a_table_stop_the_reading(file):
-    conserved(*file)
