@@ -57,7 +57,7 @@ def test_similarity_is_estimated_without_bias_and_within_its_standard_error(edit
 def test_texts_that_share_nothing_are_not_alike():
     texts, _ = pairs_of(400, 0)
     strangers = np.stack((np.arange(399), np.arange(399) + 1), 1)
-    assert abs(similarity(sketch(texts[:400], N), strangers).mean()) < 0.01
+    assert abs(similarity(sketch(texts[:400], N), strangers).mean()) < 0.002
 
 
 @pytest.mark.parametrize(("threshold", "edits"), [(0.5, 6), (0.6, 4), (0.75, 2), (0.8, 1)])
@@ -91,20 +91,21 @@ def test_pairs_well_below_the_threshold_stay_apart(threshold, edits):
 def test_near_duplicates_are_found_among_many_rows_of_one_template():
     """All rows share most bands, so each band is one long run in which two that are alike must still come together."""
     rng = random.Random(3)
-    template = words(rng, 120)
-    rows = [template + words(rng, 12) for _ in range(1500)]
+    template = words(rng, 160)
+    rows = [template + words(rng, 8) for _ in range(1500)]
     copies = [[*row[:-1], "other"] for row in rows[:300]]
-    names = clusters(sketch([" ".join(row) for row in [*rows, *copies]], N), 0.95)
-    assert 0.8 < jaccard(rows[0], rows[1]) < 0.85 < 0.95 < jaccard(rows[0], copies[0])
+    names = clusters(sketch([" ".join(row) for row in [*rows, *copies]], N), 0.97)
+    assert 0.85 < jaccard(rows[0], rows[1]) < 0.92 < 0.97 < jaccard(rows[0], copies[0])
     assert (names[:300] == names[1500:]).mean() >= 0.98
     assert (names[:1500] == np.arange(1500)).mean() >= 0.98
 
 
 def mixed_rows():
+    """Chains of rows more and more unlike the first, on a template that makes long runs of every band."""
     rng = random.Random(5)
-    template = words(rng, 30)
-    rows = [template + words(rng, 8) for _ in range(60)]
-    rows += [edited(rng, row, 1) for row in rows for _ in range(rng.randrange(3))]
+    template = words(rng, 60)
+    rows = [template + words(rng, 12) for _ in range(60)]
+    rows += [edited(rng, row, 1) for row in rows for _ in range(rng.randrange(4))]
     return [" ".join(row) for row in rows] + ["", "?!", "", "one two", "One, two"]
 
 

@@ -55,7 +55,8 @@ def test_wording_that_the_set_repeats_contaminates_nothing(count):
 
 
 def test_a_row_that_the_set_repeats_is_no_wording():
-    assert contaminated([SECRET], grams([SECRET, SECRET.upper(), SECRET + "."] * 3 + rows(20)))
+    written = [SECRET, SECRET.upper(), SECRET.title(), f" {SECRET}", SECRET.replace(" ", "  "), SECRET.capitalize()]
+    assert contaminated([SECRET], grams([*written, *rows(20)]))
 
 
 def test_wording_of_a_small_part_of_a_large_set_is_its_own():

@@ -174,7 +174,9 @@ def test_every_row_is_kept_or_dropped_for_a_reason_that_is_told(splitter):
     }
     assert found["cpt"] >= {"contamination"}
     assert found["preference"] >= {"reversed_pair", "exact_duplicate", "not_sampled"}
-    assert found["test"] == {"exact_duplicate"}
+    assert made.part("test")["dropped"] == {"exact_duplicate": 1}
+    [lost] = made.dropped.filter(role="test").to_dicts()
+    assert (lost["batch"], lost["position"], lost["detail"]) == ("t@1", 4, "same content as t@1 rows.jsonl row 1")
     explained = made.dropped
     assert (
         explained.select("role", "batch", "file", "position", "row_id", "reason", "detail").null_count().row(0)

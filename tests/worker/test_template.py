@@ -28,6 +28,8 @@ INST = (
     "{% for m in messages %}{% if m['role'] == 'user' %}<s>[INST] {{ system if loop.first else '' }}"
     "{{ m['content'] }} [/INST]{% else %} {{ m['content'] }} </s>{% endif %}{% endfor %}"
 )
+# An answer right after the prompt's last mark: a tokenizer must not put a space of its own between them.
+TIGHT = INST.replace("{% else %} {{ m['content'] }} </s>", "{% else %}{{ m['content'] }}</s>")
 SPECIAL = {
     "chatml": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
     "llama3": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
@@ -67,6 +69,7 @@ FAMILIES = {
     "chatml without its end as eos": byte_level(CHATML, SPECIAL["chatml"], "<|endoftext|>"),
     "llama3": byte_level(LLAMA3, SPECIAL["llama3"], "<|eot_id|>"),
     "inst": sentencepiece(INST, SPECIAL["inst"], "</s>"),
+    "inst, tight": sentencepiece(TIGHT, SPECIAL["inst"], "</s>"),
 }
 
 SINGLE = talk("Q1?", "one")
@@ -102,6 +105,10 @@ TEXTS = {
         "multi": "<s>~INST] Q1? ~/INST][ one </s>]<s>~INST] Q2? ~/INST][ two </s>]",
         "system": "<s>~INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nQ1? ~/INST][ one </s>]<s>~INST] Q2? ~/INST][ two </s>]",
     },
+}
+TEXTS["inst, tight"] = {
+    shape: text.replace("[ one </s>]", "[one</s>]").replace("[ two </s>]", "[two</s>]")
+    for shape, text in TEXTS["inst"].items()
 }
 ROWS = {"single": SINGLE, "multi": MULTI, "system": TOLD}
 
