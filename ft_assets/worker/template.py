@@ -92,7 +92,7 @@ class Template:
         """
         joined = ["\nb c", "\n b c"]
         apart = [[*first, *second] for first, second in (self.encode(["\n", text[1:]]) for text in joined)]
-        return ""
+        return "" if apart == self.encode(joined) else "\n"
 
     def render(self, conversations: list[Turns], add_generation_prompt: bool) -> list[str | RowFault]:
         """The template's text of each, in transformers' sandbox and within bounds."""
