@@ -26,6 +26,7 @@ JOINED = {  # Given when batches are joined and tokenized, not here.
     Reason.CONTAMINATION,
     Reason.TEMPLATE_FAILURE,
     Reason.NO_SUPERVISED_TOKEN,
+    Reason.NOT_SAMPLED,
     Reason.OVER_LIMIT,
 }
 ELSEWHERE = {Reason.OVERSIZED, Reason.UNREADABLE, Reason.LANGUAGE}  # Faults of a file, and of a setting: own tests.
