@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import containers as box
 import psutil
 import pytest
+
+from ft_assets.core.read import read_records
 
 ROOT = Path(__file__).parent.parent
 
@@ -200,3 +203,13 @@ def open_workshop(folder: Path, base: Path) -> Workshop:
     (shop.recipes / "base").symlink_to(base)
     shop.write()
     return shop
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Writes bytes under a name and reads them as records."""
+
+    def run(name, data):
+        return list(read_records(box.written(tmp_path, name, data), name))
+
+    return run
