@@ -17,7 +17,7 @@ import typer
 
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.errors import CorruptArtifact, FineTuneError, MissingInput, Problem, RecipeError
-from ft_assets.core.lineage import MODEL_ASSETS
+from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS
 from ft_assets.core.recipe_run import base_of, plans, stages_of
 from ft_assets.recipes.load import Catalog, add_file, named_sources
 from ft_assets.terminal import Screen, print_table
@@ -42,7 +42,7 @@ def run(
 ) -> None:
     """Bring a recipe up to date: reuse what is finished, resume what is partial, make what is absent."""
     found, known, name = _open(recipe)
-    assets = ("raw_corpus", "validated_dataset", *MODEL_ASSETS)
+    assets = (*DATA_ASSETS, *MODEL_ASSETS)
     if until is not None and until not in assets:
         _fail(FineTuneError(f"--until {until!r}: no such asset; allowed: {', '.join(assets)}"), 2)
     from ft_assets.running import run_recipe
@@ -215,7 +215,7 @@ def quarantine(
     as_json: AsJson = False,
 ) -> None:
     """The rows of a batch that were set aside, and why: counts by reason first, then rows."""
-    from ft_assets.core.quarantine import find_batch, read_quarantine
+    from ft_assets.core.quarantine import COLUMNS, find_batch, read_quarantine
 
     found = settings()
     known, store = catalog(found), found.open_store()
@@ -232,8 +232,7 @@ def quarantine(
     print_table(state.key, ["reason", "rows"], [[name, str(count)] for name, count in reasons.items()], ("rows",))
     if rows:
         print()
-        columns = ["file", "position", "reason", "detail", "row"]
-        print_table("", columns, [[_one_line(str(row[name])) for name in columns] for row in rows], ("position",))
+        print_table("", COLUMNS, [[_one_line(str(row[name])) for name in COLUMNS] for row in rows], ("position",))
     shown = sum(reasons.values()) if reason is None else reasons[reason]
     if len(rows) < shown:
         print(f"{shown - len(rows)} more; --limit {shown} prints all", file=sys.stderr)

@@ -19,14 +19,12 @@ from sqlalchemy.exc import OperationalError
 from definitions import build
 from ft_assets.automation.runs import close_dead_runs, process_tag
 from ft_assets.core.batches import withdraw_gone
-from ft_assets.core.lineage import MODEL_ASSETS
+from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS
 from ft_assets.recipes.base import base_identity
 from ft_assets.recipes.load import Catalog
 from ft_assets.terminal import Screen
 from resources.environment import Settings, prepare_dagster_home
 
-DATA_ASSETS = ("raw_corpus", "validated_dataset")
-ASSETS = (*DATA_ASSETS, *MODEL_ASSETS)
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -72,7 +70,7 @@ def run_recipe(found: Settings, catalog: Catalog, name: str, until: str | None, 
     """
     recipe = catalog.recipe(name)
     base_identity(recipe.base_model, catalog.recipes[name].file)
-    sources = sorted({source for names in recipe.data.sources().values() for source in names})
+    sources = recipe.data.source_names()
     keys = [f"{source}@{batch}" for source in sources for batch in catalog.batches(source)]
     prepare_dagster_home(found)
     gone = [key for source in sources for key in withdraw_gone(catalog, found.open_store(), source, keys)]

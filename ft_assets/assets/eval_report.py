@@ -91,7 +91,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
             "scores plot": image("scores", tests, run.recipe.evaluation.metric),
             "evaluation": evaluation.status,
             "seconds": round(spent, 2),
-            "cost (USD)": evaluation.manifest.cost_usd if evaluation.status == "made" else 0.0,
+            "cost (USD)": evaluation.cost_usd,
             **{f"score {name}": test["mean"] for name, test in tests.items()},
         }
         score = f"{best} {tests[best]['mean']:.2f} [{tests[best]['low']:.2f}, {tests[best]['high']:.2f}]"

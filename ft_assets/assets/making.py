@@ -34,6 +34,11 @@ class Made:
     def manifest(self) -> Manifest:
         return self.artifact.manifest
 
+    @property
+    def cost_usd(self) -> float:
+        """What it cost now: nothing where it was there already."""
+        return self.manifest.cost_usd if self.status in ("made", "remade") else 0.0
+
     def result(
         self,
         key_metric: str,
@@ -46,7 +51,7 @@ class Made:
             "status": self.status,
             "key metric": key_metric,
             "seconds": round(self.seconds, 2),
-            "cost (USD)": self.manifest.cost_usd if self.status in ("made", "remade") else 0.0,
+            "cost (USD)": self.cost_usd,
             "size (MB)": round(self.manifest.size_bytes / 1e6, 3),
             "fingerprint": self.stage.fingerprint,
             "folder": dg.MetadataValue.path(str(self.artifact.folder)),
@@ -123,11 +128,7 @@ def make_stage_in_worker(
 ) -> Made:
     hardware = recipe.hardware
     request = {
-        "stage": stage.name,
-        "fingerprint": stage.fingerprint,
-        "code_version": stage.code_version,
-        "identity": stage.identity,
-        "upstream": {role: list(entry) for role, entry in stage.upstream.items()},
+        **stage.request(),
         "store": {"url": store.url, "local": store.local},
         "execution": {
             "partition": recipe.name,

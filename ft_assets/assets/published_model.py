@@ -68,8 +68,7 @@ def destination(to: str, home: str) -> str:
 
 def _sources(run: RecipeRun, catalog: CatalogResource) -> dict[str, Any]:
     known = catalog.load()
-    names = {name for sources in run.recipe.data.sources().values() for name in sources}
-    return {name: known.source(name) for name in sorted(names)}
+    return {name: known.source(name) for name in run.recipe.data.source_names()}
 
 
 def release_files(run: RecipeRun, licences: dict[str, str]) -> list[PublishedFile]:

@@ -1,13 +1,10 @@
 """Asset ``tokenized_splits``: token ids and labels of every batch the recipe names, and the held-out sets."""
 
-from typing import Any
-
 import dagster as dg
 
 from ft_assets.assets.making import make_in_worker, recipe_run
 from ft_assets.assets.showing import counts_table, image, table_schema
 from ft_assets.core.lineage import CODE_VERSIONS
-from ft_assets.core.recipe_run import RecipeRun
 from resources.catalog import CatalogResource
 from resources.launcher import LocalLauncher
 from resources.store import StoreResource
@@ -25,23 +22,6 @@ TRAINS = dg.AssetCheckSpec(
     blocking=True,
     description="Each stage of the recipe has training rows, and the test set has rows.",
 )
-
-
-def _requests(run: RecipeRun) -> dict[str, Any]:
-    """What the worker makes of each batch alone, as parts of its request."""
-    return {
-        name: {
-            "stage": stage.name,
-            "fingerprint": stage.fingerprint,
-            "code_version": stage.code_version,
-            "identity": stage.identity,
-            "upstream": {role: list(entry) for role, entry in stage.upstream.items()},
-        }
-        for name, stage in run.stages.items()
-        if ":" in name
-    }
-
-
 COLUMNS = {"row_id": "string", "input_ids": "list[int]", "labels": "list[int], -100 where not supervised"}
 
 
@@ -67,7 +47,8 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         tracker: TrackerResource,
     ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)
-        made = make_in_worker(context, run, "tokenized_splits", launcher, store, tracker, {"parts": _requests(run)})
+        of_batches = {name: stage.request() for name, stage in run.stages.items() if ":" in name}
+        made = make_in_worker(context, run, "tokenized_splits", launcher, store, tracker, {"parts": of_batches})
         parts = made.manifest.metrics["parts"]
         trained = {role: part for role, part in parts.items() if "lengths" in part and part["rows_in"]}
         lost = {

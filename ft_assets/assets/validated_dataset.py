@@ -8,9 +8,10 @@ from ft_assets.assets.making import make_here, source_of
 from ft_assets.assets.partitions import SOURCE_BATCHES
 from ft_assets.assets.showing import counts_table, image, table_schema
 from ft_assets.core.artifact import Staging
-from ft_assets.core.batches import ingesting
+from ft_assets.core.batches import below_threshold, ingesting, rows_conserved
 from ft_assets.core.errors import MissingInput
 from ft_assets.core.lineage import CODE_VERSIONS, validated_stage
+from ft_assets.core.quarantine import COLUMNS
 from resources.catalog import CatalogResource
 from resources.store import StoreResource
 
@@ -69,12 +70,12 @@ def validated_dataset(
     metrics = made.manifest.metrics
     checks = [
         dg.AssetCheckResult(
-            passed=metrics["rows_in"] == metrics["rows_kept"] + metrics["quarantined"],
+            passed=rows_conserved(metrics),
             check_name="rows_conserved",
             metadata={key: metrics[key] for key in ("rows_in", "rows_kept", "quarantined")},
         ),
         dg.AssetCheckResult(
-            passed=metrics["quarantined_share"] <= source.max_quarantined_share,
+            passed=below_threshold(metrics, source),
             check_name="quarantine_below_threshold",
             metadata={"share": metrics["quarantined_share"], "allowed": source.max_quarantined_share},
         ),
@@ -97,12 +98,11 @@ def validated_dataset(
 
 def samples_table(samples: list[dict[str, Any]]) -> dg.TableMetadataValue:
     """Two quarantined rows of each reason; the whole quarantine is in the artifact."""
-    columns = ("file", "position", "reason", "detail", "row")
     records = [
         dg.TableRecord(
-            {name: sample[name][:160] if isinstance(sample[name], str) else sample[name] for name in columns}
+            {name: sample[name][:160] if isinstance(sample[name], str) else sample[name] for name in COLUMNS}
         )
         for sample in samples
     ]
-    schema = dg.TableSchema([dg.TableColumn(name, "int" if name == "position" else "string") for name in columns])
+    schema = dg.TableSchema([dg.TableColumn(name, "int" if name == "position" else "string") for name in COLUMNS])
     return dg.MetadataValue.table(records, schema)

@@ -104,7 +104,7 @@ def ask(
 
 def absent(recipe: Recipe, states: Mapping[str, BatchState], partitions: Collection[str]) -> list[str]:
     """Batches that are known and have not been ingested, and sources without a batch: the recipe counts on them."""
-    sources = sorted({name for names in recipe.data.sources().values() for name in names})
+    sources = recipe.data.source_names()
     known = [key for key in sorted(partitions) if key.partition("@")[0] in sources and key not in states]
     empty = [
         f"source {name} has no ingested batch"

@@ -3,11 +3,12 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ft_assets.core.artifact import ArtifactStore, Manifest
 from ft_assets.core.lineage import validated_stage
 from ft_assets.recipes.load import Catalog
-from ft_assets.recipes.schema import Recipe
+from ft_assets.recipes.schema import Recipe, Source
 
 RAW = "raw_corpus"  # ref: the fingerprint of a batch's files, and their signature when they were copied
 UNFINISHED = "unfinished_batch"  # ref: why the last ingestion of a batch is not behind it
@@ -39,7 +40,7 @@ def recipe_batches(
     ``pinned``: raw fingerprint by batch; then these batches count, as they were, and no others.
     """
     states: dict[str, BatchState] = {}
-    for name in sorted({name for names in recipe.data.sources().values() for name in names}):
+    for name in recipe.data.source_names():
         if pinned is None:
             keys = {*store.ref_names(RAW, f"{name}@"), *store.ref_names(UNFINISHED, f"{name}@")}
             states |= {key: batch_state(catalog, store, key) for key in sorted(keys)}
@@ -71,15 +72,25 @@ def _of_raw(catalog: Catalog, store: ArtifactStore, key: str, raw: str) -> Batch
         return BatchState(name, key, "ingested", raw, fault=fault)
     metrics = manifest.metrics
     fault = ""
-    if metrics["quarantined_share"] > source.max_quarantined_share:
+    if not below_threshold(metrics, source):
         fault = (
             f"{key} failed its check: {metrics['quarantined_share']:.0%} of its rows are quarantined, "
             f"max_quarantined_share allows {source.max_quarantined_share:.0%} (see: ft quarantine {key})"
         )
-    elif metrics["rows_in"] != metrics["rows_kept"] + metrics["quarantined"]:
+    elif not rows_conserved(metrics):
         fault = f"{key} failed its check rows_conserved"
     word = "failed" if fault else "validated"
     return BatchState(name, key, word, raw, validated, metrics["rows_kept"], fault, manifest)
+
+
+def rows_conserved(metrics: Mapping[str, Any]) -> bool:
+    """The blocking check of this name, on a validated_dataset's metrics."""
+    return bool(metrics["rows_in"] == metrics["rows_kept"] + metrics["quarantined"])
+
+
+def below_threshold(metrics: Mapping[str, Any], source: Source) -> bool:
+    """The blocking check ``quarantine_below_threshold``, as the source is declared now."""
+    return bool(metrics["quarantined_share"] <= source.max_quarantined_share)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ CODE_VERSIONS = {
     "published_model": "1",
 }
 
+DATA_ASSETS = ("raw_corpus", "validated_dataset")
 MODEL_ASSETS = (
     "base_model",
     "tokenized_splits",
@@ -70,6 +71,16 @@ class Stage:
     @property
     def made_by(self) -> str:
         return self.passes or self.name
+
+    def request(self) -> dict[str, Any]:
+        """What a worker is told of it."""
+        return {
+            "stage": self.name,
+            "fingerprint": self.fingerprint,
+            "code_version": self.code_version,
+            "identity": self.identity,
+            "upstream": {role: list(entry) for role, entry in self.upstream.items()},
+        }
 
 
 def make_stage(name: str, identity: dict[str, Any], upstream: Mapping[str, tuple[str, str]]) -> Stage:

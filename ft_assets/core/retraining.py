@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from ft_assets.core.batches import BatchState
 from ft_assets.core.cron import parse
-from ft_assets.recipes.schema import Recipe
+from ft_assets.recipes.schema import TRAINING_ROLES, Recipe
 
-TRAINED_ROLES = ("cpt", "sft", "preference")
 MARK_DIGITS = 12
 
 
@@ -31,7 +30,7 @@ def judge(
         since: when its schedule was last served, or None at the first look; times are seconds since 1970.
     """
     assert recipe.retrain is not None, "asked only of recipes with retrain"
-    trained = {name for role in TRAINED_ROLES for name in recipe.data.sources()[role]}
+    trained = recipe.data.source_names(TRAINING_ROLES)
     new = [state for state in states if not state.fault and mark(state.validated) not in used]
     rows = sum(state.rows for state in new if state.source in trained)
     least, schedule = recipe.retrain.min_new_rows, recipe.retrain.schedule

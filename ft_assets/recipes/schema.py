@@ -164,6 +164,10 @@ class Data(Strict):
         """Source names by the role they play."""
         return {role: list(getattr(self, role)) for role in SOURCE_ROLES}
 
+    def source_names(self, roles: tuple[str, ...] = SOURCE_ROLES) -> list[str]:
+        """The sources of these roles, each once, by name."""
+        return sorted({name for role in roles for name in getattr(self, role)})
+
 
 class Adapter(Strict):
     """PEFT's LoRA settings, shared by cpt, sft and policy, which continue one adapter."""
