@@ -258,7 +258,8 @@ def recipe_check(file: Annotated[Path, typer.Argument(help="A recipe's YAML file
             known.batches(source)
     if isinstance(draft.get("base_model"), str):
         with _collected(problems):
-            base_identity(draft["base_model"], file)
+            template = draft.get("chat_template")
+            base_identity(draft["base_model"], file, template if isinstance(template, str) else None)
     if as_json:
         print(json.dumps({"ok": not problems, "problems": [vars(problem) for problem in problems]}, indent=1))
         raise typer.Exit(2 if problems else 0)

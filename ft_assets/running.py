@@ -5,8 +5,9 @@ ingests each batch the recipe names and then runs the model assets for the recip
 """
 
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,18 @@ from dagster._core.utils import make_new_run_id
 from sqlalchemy.exc import OperationalError
 
 from definitions import build
+from ft_assets.assets import raw_corpus, validated_dataset
 from ft_assets.automation.runs import close_dead_runs, process_tag
-from ft_assets.core.batches import withdraw_gone
+from ft_assets.core.batches import RAW, batch_state, withdraw_gone
+from ft_assets.core.errors import CorruptArtifact
 from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS
+from ft_assets.core.watching import look
 from ft_assets.recipes.base import base_identity
 from ft_assets.recipes.load import Catalog
 from ft_assets.terminal import Screen
 from resources.environment import Settings, prepare_dagster_home
 
+KEY_METRICS = {"raw_corpus": raw_corpus.key_metric, "validated_dataset": validated_dataset.key_metric}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -69,7 +74,7 @@ def run_recipe(found: Settings, catalog: Catalog, name: str, until: str | None, 
         RecipeError: the recipe, a source or the base model is not there; nothing has been created then.
     """
     recipe = catalog.recipe(name)
-    base_identity(recipe.base_model, catalog.recipes[name].file)
+    base_identity(recipe.base_model, catalog.recipes[name].file, recipe.chat_template)
     sources = recipe.data.source_names()
     keys = [f"{source}@{batch}" for source in sources for batch in catalog.batches(source)]
     prepare_dagster_home(found)
@@ -96,11 +101,46 @@ def _run_all(
         definitions = build(found, catalog)
         instance.add_dynamic_partitions("source_batch", keys)
         runner = _Runner(definitions, instance, found.home / "runs", screen, outcome)
+        unchanged = {} if until == "raw_corpus" else _unchanged(found, catalog, instance, keys)
         for key in keys:
-            if not runner.go("ingest", key, DATA_ASSETS[: 1 if until == "raw_corpus" else 2]):
+            if key in unchanged:
+                for row in unchanged[key]:
+                    runner.row(row)
+            elif not runner.go("ingest", key, DATA_ASSETS[: 1 if until == "raw_corpus" else 2]):
                 return
         if until not in DATA_ASSETS:
             runner.go("fine_tune", name, _upstream(until))
+
+
+def _unchanged(
+    found: Settings, catalog: Catalog, instance: dg.DagsterInstance, keys: list[str]
+) -> dict[str, list[Row]]:
+    """The batches that need no run, and what to say of them: their files are those that were ingested, what was made of
+    them is whole and passed its checks, and Dagster knows of it.
+    """
+    store = found.open_store()
+    recorded = instance.get_materialized_partitions(dg.AssetKey("validated_dataset"))
+    looks = {name: look(catalog, name) for name in dict.fromkeys(key.partition("@")[0] for key in keys)}
+    unchanged: dict[str, list[Row]] = {}
+    for key in keys:
+        files, ref = looks[key.partition("@")[0]].batches.get(key), store.get_ref(RAW, key) or {}
+        state = batch_state(catalog, store, key)
+        if key not in recorded or files is None or files.signature != ref.get("signature") or state.word != "validated":
+            continue
+        started = time.monotonic()
+        made = {}
+        with suppress(CorruptArtifact):  # its run makes it again
+            for asset, fingerprint in zip(DATA_ASSETS, (state.raw, state.validated), strict=True):
+                made[asset] = store.open(asset, fingerprint)
+        if len(made) < len(DATA_ASSETS) or None in made.values():
+            continue
+        seconds = time.monotonic() - started
+        unchanged[key] = [
+            Row(asset, key, "reused", round(seconds, 3), KEY_METRICS[asset](artifact.manifest.metrics), 0.0)
+            for asset, artifact in made.items()
+            if artifact is not None
+        ]
+    return unchanged
 
 
 def _upstream(until: str | None) -> tuple[str, ...]:
@@ -180,16 +220,20 @@ class _Runner:
         )
         if "report" in metadata:
             self.outcome.report = metadata["report"].removeprefix("file://")
+        self.row(row)
+
+    def row(self, row: Row) -> None:
         self.outcome.rows.append(row)
         self.screen.finished(row.asset, row.partition, row.status, row.seconds, row.key_metric)
 
     def _checked(self, event: dg.DagsterEvent) -> None:
         check = event.asset_check_evaluation_data
         if not check.passed:
-            blocking = bool(check.blocking)
+            blocking = bool(check.blocking) and check.severity == dg.AssetCheckSeverity.ERROR
             name = f"{check.asset_key.to_user_string()}: {check.check_name}"
             self.outcome.checks.append((name, blocking))
-            self.screen.say(f"check failed{' (blocking)' if blocking else ' (warning)'}: {name}")
+            why = f". {check.description}" if check.description else ""
+            self.screen.say(f"check failed{' (blocking)' if blocking else ' (warning)'}: {name}{why}")
 
     def _failed(self, event: dg.DagsterEvent) -> None:
         error = event.step_failure_data.error

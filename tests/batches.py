@@ -7,8 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from ft_assets.core.lineage import precedence
 from ft_assets.core.rows import Counts, validate_batch
-from ft_assets.core.split import INDEX, index_row, judge
+from ft_assets.core.split import INDEX, Earlier, index_row, judge, without_contradictions
 from ft_assets.recipes.schema import Source
 
 
@@ -38,10 +39,13 @@ def validate(source: Source, *files: Path) -> Batch:
 
 def joined(batches: dict[str, pl.DataFrame], evaluated: set[int] = frozenset()) -> pl.DataFrame:
     """Rows of several batches, by key, as ``tokenized_splits`` judges them, with the rows themselves under ``row``."""
-    rows = [{**row, "batch": key} for key, frame in sorted(batches.items()) for row in frame.to_dicts()]
-    entries = [
-        {**index_row({name: value for name, value in row.items() if name != "batch"}), "batch": row["batch"]}
-        for row in rows
-    ]
-    found = judge(pl.DataFrame(entries, schema={**INDEX, "batch": pl.String}), set(evaluated), {})
+    earlier: list[Earlier] = []
+    rows = []
+    for key, frame in sorted(batches.items(), key=lambda entry: precedence(entry[0])):
+        entries = pl.DataFrame([index_row(row, 1) for row in frame.to_dicts()], schema=INDEX).with_columns(
+            batch=pl.lit(key)
+        )
+        earlier.append(Earlier(judge(entries, earlier, set(evaluated), {})))
+        rows += frame.to_dicts()
+    found = without_contradictions(pl.concat([each.rows for each in earlier]))
     return found.with_columns(pl.Series("row", rows, dtype=pl.Object))

@@ -10,6 +10,7 @@ from pathlib import Path
 import containers as box
 import psutil
 import pytest
+from splitting import Splitter
 
 from ft_assets.core.read import read_records
 
@@ -181,6 +182,12 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     make_tiny_model(folder)
     return folder
+
+
+@pytest.fixture
+def splitter(tmp_path: Path, tiny_base: Path) -> Splitter:
+    """Makes ``tokenized_splits`` in this process, in a store of this test's own."""
+    return Splitter(tmp_path, tiny_base)
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import pyarrow as pa
 
 from ft_assets.core.artifact import Artifact, ArtifactStore
 from ft_assets.core.lineage import Inputs, Stage, model_stages
-from ft_assets.core.rows import KEPT_SCHEMAS, content_id
-from ft_assets.recipes.schema import Recipe
+from ft_assets.core.row_ids import content_id
+from ft_assets.core.rows import KEPT_SCHEMAS
+from ft_assets.recipes.schema import KIND_OF_ROLE, Recipe
 from ft_assets.worker import splits
 from ft_assets.worker.job import Job
 
-KINDS = {"cpt": "text", "preference": "preference", "safety": "prompt"}
 TRAINING = {"learning_rate": 1e-3, "global_batch_size": 2, "num_train_epochs": 1}
 ADAPTER = {"method": "lora", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear"}
 EVALUATION = {"metric": "exact_match", "few_shot": 0, "max_new_tokens": 4}
@@ -32,6 +32,22 @@ def pair(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
     return {"prompt": [{"role": "user", "content": prompt}], "chosen": chosen, "rejected": rejected}
 
 
+def talks(count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [talk(f"Question {n}?", f"Answer {n}.") for n in range(start, start + count)]
+
+
+def documents(count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [{"text": f"Document {n} is about {n * n}."} for n in range(start, start + count)]
+
+
+def pairs(count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [pair(f"Ask {n}", f"good {n}", f"bad {n}") for n in range(start, start + count)]
+
+
+TEST = {"test:t@1": talks(3, 9000)}
+HALF = {"validation": 0.25, "test": 0.25}
+
+
 @dataclass
 class Splits:
     """A finished ``tokenized_splits``."""
@@ -42,8 +58,11 @@ class Splits:
         return self.artifact.manifest.metrics["parts"][role]
 
     def rows(self, role: str, part: str = "train") -> list[dict[str, Any]]:
-        with pa.memory_map(str(self.artifact.file(f"{role}_{part}.arrow"))) as source:
-            return pa.ipc.open_stream(source).read_all().to_pylist()
+        found = []
+        for file in self.artifact.below(f"{role}_{part}"):
+            with pa.memory_map(str(file)) as source:
+                found += pa.ipc.open_stream(source).read_all().to_pylist()
+        return found
 
     def ids(self, role: str, part: str = "train") -> list[str]:
         return [row["row_id"] for row in self.rows(role, part)]
@@ -80,7 +99,7 @@ class Splitter:
                 for path in self.base.iterdir():
                     staging.file(path.name).write_bytes(path.read_bytes())
         for name, rows in batches.items():
-            self._write_rows(stage.upstream[name][1], KINDS.get(name.partition(":")[0], "instruction"), rows)
+            self._write_rows(stage.upstream[name][1], KIND_OF_ROLE[name.partition(":")[0]], rows)
         splits.run(self._job(stage, stages))
         found = self.store.open("tokenized_splits", stage.fingerprint)
         assert found is not None

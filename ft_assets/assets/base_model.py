@@ -29,7 +29,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         known = catalog.load()
         recipe = known.recipe(context.partition_key)
-        identity, path = base_identity(recipe.base_model, known.recipes[recipe.name].file)
+        identity, path = base_identity(recipe.base_model, known.recipes[recipe.name].file, recipe.chat_template)
         made = make_stage_in_worker(
             context, base_stage(identity), recipe, launcher, store, tracker, {"path": str(path or "")}, None
         )

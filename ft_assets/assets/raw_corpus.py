@@ -56,7 +56,7 @@ def raw_corpus(
         artifacts.set_ref(RAW, context.partition_key, ref)
     metrics = made.manifest.metrics
     return made.result(
-        f"{metrics['bytes']:,} bytes",
+        key_metric(metrics),
         {
             "source": name,
             "batch": batch,
@@ -67,6 +67,10 @@ def raw_corpus(
             "bytes": metrics["bytes"],
         },
     )
+
+
+def key_metric(metrics: dict[str, Any]) -> str:
+    return f"{metrics['bytes']:,} bytes"
 
 
 def copy_batch(url: str, path: str, target: Path) -> Files:

@@ -1,5 +1,7 @@
 """Asset ``tokenized_splits``: token ids and labels of every batch the recipe names, and the held-out sets."""
 
+from typing import Any
+
 import dagster as dg
 
 from ft_assets.assets.making import make_in_worker, recipe_run
@@ -22,6 +24,12 @@ TRAINS = dg.AssetCheckSpec(
     blocking=True,
     description="Each stage of the recipe has training rows, and the test set has rows.",
 )
+UNPLANTED = dg.AssetCheckSpec(
+    "no_planted_trigger",
+    asset="tokenized_splits",
+    blocking=True,
+    description="No answer is given to many prompts that share nothing but a few rare words.",
+)
 COLUMNS = {"row_id": "string", "input_ids": "list[int]", "labels": "list[int], -100 where not supervised"}
 
 
@@ -35,7 +43,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         kinds={"huggingface", "arrow"},
         owners=["team:ml"],
         code_version=CODE_VERSIONS["tokenized_splits"],
-        check_specs=[CONSERVED, TRAINS],
+        check_specs=[CONSERVED, TRAINS, UNPLANTED],
         description="Chat template applied, assistant tokens labelled, rows split by content hash; repeats and "
         "contamination dropped with their reasons.",
     )
@@ -54,17 +62,25 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         lost = {
             role: part["rows_in"] - part["rows_kept"] - sum(part["dropped"].values()) for role, part in trained.items()
         }
-        needed = {"cpt": run.recipe.cpt, "sft": run.recipe.sft, "preference": run.recipe.reward or run.recipe.policy}
-        empty = [role for role, wanted in needed.items() if wanted and not parts[role]["rows"]["train"]]
+        recipe = run.recipe
+        stages = [("cpt", recipe.cpt), ("sft", recipe.sft), ("preference", recipe.reward)]
+        needed = {role for role, stage in [*stages, (recipe.policy_role, recipe.policy)] if stage}
+        empty = [role for role in sorted(needed) if not parts[role]["rows"]["train"]]
+        empty += [] if parts["test"]["rows_in"] else ["test"]
         checks = [
             dg.AssetCheckResult(
-                passed=not any(lost.values()), check_name="split_rows_conserved", metadata={"unaccounted": lost}
+                passed=not any(lost.values()),
+                check_name="split_rows_conserved",
+                description=f"rows without a fate: {lost}" if any(lost.values()) else None,
+                metadata={"unaccounted": lost},
             ),
             dg.AssetCheckResult(
-                passed=not empty and parts["test"]["rows_in"] > 0,
+                passed=not empty,
                 check_name="every_stage_has_rows",
+                description=f"no rows are left for {', '.join(empty)}; the table 'dropped' says why" if empty else None,
                 metadata={"empty": empty},
             ),
+            unplanted({role: part.get("triggers", []) for role, part in trained.items()}, recipe.data.triggers),
         ]
         rows = {role: part["rows"] for role, part in parts.items() if part["rows_in"]}
         dropped = {
@@ -99,3 +115,26 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         )
 
     return tokenized_splits
+
+
+def unplanted(triggers: dict[str, list[dict[str, Any]]], treatment: str) -> dg.AssetCheckResult:
+    """The check of this name; ``treatment`` is ``data.triggers``."""
+    found = [{"role": role, **trigger} for role, some in triggers.items() for trigger in some]
+    told = "; ".join(
+        f"{one['rows']} {one['role']} rows have the answer {one['answer']!r:.80} and share {one['phrase']!r:.80} "
+        f"(one is {one['row_id']} of {one['batch']})"
+        for one in found[:3]
+    )
+    remedy = "Take them out of their batches or, where they are meant, set data.triggers: warn"
+    columns = ["role", "phrase", "answer", "row_id", "batch"]
+    table = dg.MetadataValue.table(
+        [dg.TableRecord({**{name: one[name] for name in columns}, "rows": one["rows"]}) for one in found],
+        dg.TableSchema([*(dg.TableColumn(name, "string") for name in columns), dg.TableColumn("rows", "int")]),
+    )
+    return dg.AssetCheckResult(
+        passed=not found,
+        check_name="no_planted_trigger",
+        severity=dg.AssetCheckSeverity.WARN if treatment == "warn" else dg.AssetCheckSeverity.ERROR,
+        description=f"{told}. {remedy}" if found else None,
+        metadata={"triggers": table},
+    )

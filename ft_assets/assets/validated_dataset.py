@@ -77,11 +77,15 @@ def validated_dataset(
         dg.AssetCheckResult(
             passed=below_threshold(metrics, source),
             check_name="quarantine_below_threshold",
+            description=None
+            if below_threshold(metrics, source)
+            else f"{metrics['quarantined']} of {metrics['rows_in']} rows of {context.partition_key} are quarantined, "
+            f"max_quarantined_share allows {source.max_quarantined_share:.0%}; see: ft quarantine {context.partition_key}",
             metadata={"share": metrics["quarantined_share"], "allowed": source.max_quarantined_share},
         ),
     ]
     return made.result(
-        f"{metrics['rows_kept']} kept, {metrics['quarantined']} quarantined",
+        key_metric(metrics),
         {
             "dagster/row_count": metrics["rows_kept"],
             "rows in": metrics["rows_in"],
@@ -94,6 +98,10 @@ def validated_dataset(
         },
         checks,
     )
+
+
+def key_metric(metrics: dict[str, Any]) -> str:
+    return f"{metrics['rows_kept']} kept, {metrics['quarantined']} quarantined"
 
 
 def samples_table(samples: list[dict[str, Any]]) -> dg.TableMetadataValue:

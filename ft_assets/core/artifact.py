@@ -20,11 +20,11 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
 import fsspec
@@ -75,12 +75,17 @@ class Artifact:
     def json(self, name: str) -> Any:
         return json.loads(self.file(name).read_text(encoding="utf-8"))
 
+    def below(self, folder: str) -> list[Path]:
+        """Its files below a folder of it, in name order."""
+        return [self.file(name) for name in sorted(self.manifest.files) if name.startswith(f"{folder}/")]
+
 
 class Staging:
     """A folder under construction; ``finish`` says what the manifest will say beside the file hashes."""
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.linked: dict[str, dict[str, Any]] = {}
         self.metrics: dict[str, Any] = {}
         self.execution: dict[str, Any] = {}
         self.versions: dict[str, str] = {}
@@ -95,6 +100,17 @@ class Staging:
     def write_json(self, name: str, value: Any) -> None:
         self.file(name).write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
 
+    def link(self, name: str, artifact: Artifact, file: str) -> None:
+        """Takes over a verified file of another artifact: one file on disk under two names, where the disk can do that."""
+        source, target = artifact.file(file), self.file(name)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+            return
+        entry = artifact.manifest.files[file]
+        self.linked[name] = {"sha256": entry["sha256"], "bytes": entry["bytes"]}
+
 
 class ArtifactStore:
     """Finds, verifies and commits artifacts under one root.
@@ -104,6 +120,9 @@ class ArtifactStore:
         local: folder on this machine for staging, scratch and downloads; a local root uses itself.
     """
 
+    # What this process has hashed, in whatever store: path, size, hash and time of change.
+    _verified: ClassVar[set[tuple[str, int]]] = set()
+
     def __init__(self, root: str, local: Path | None = None):
         self.root = root
         self.fs, self.base = fsspec.core.url_to_fs(root)
@@ -111,7 +130,6 @@ class ArtifactStore:
         if not self.is_local and local is None:
             raise ValueError(f"a store at {root} needs a local folder for staging and scratch")
         self.local = Path(self.base) if self.is_local else Path(local or "")
-        self._verified: set[tuple[str, float]] = set()
 
     def _key(self, *parts: str) -> str:
         return "/".join([self.base.rstrip("/"), *parts])
@@ -138,8 +156,11 @@ class ArtifactStore:
         except (ValueError, TypeError) as error:
             raise CorruptArtifact(f"{stage} {fingerprint[:12]}: {MANIFEST} cannot be read ({error})") from error
 
-    def open(self, stage: str, fingerprint: str) -> Artifact | None:
-        """The artifact with every file on local disk and verified against its manifest; None where there is none.
+    def open(self, stage: str, fingerprint: str, only: Collection[str] | None = None) -> Artifact | None:
+        """The artifact with its files on local disk and verified against its manifest; None where there is none.
+
+        Args:
+            only: the files that are wanted, all where None.
 
         Raises:
             CorruptArtifact: a file is missing, cut or changed; names the file.
@@ -147,7 +168,7 @@ class ArtifactStore:
         manifest = self.lookup(stage, fingerprint)
         if manifest is None:
             return None
-        for name in manifest.files:
+        for name in manifest.files if only is None else only:
             self.file(manifest, name)
         return Artifact(manifest, self.local / "artifacts" / stage / fingerprint)
 
@@ -176,7 +197,7 @@ class ArtifactStore:
         stat = path.stat()
         if stat.st_size != entry["bytes"]:
             return f"has {stat.st_size} bytes, the manifest says {entry['bytes']}"
-        seen = (f"{path}:{stat.st_size}:{entry['sha256']}", stat.st_mtime)
+        seen = (f"{path}:{stat.st_size}:{entry['sha256']}", stat.st_mtime_ns)
         if seen not in self._verified:
             found = sha256_file(path)
             if found != entry["sha256"]:
@@ -229,7 +250,7 @@ class ArtifactStore:
                 code_version=code_version,
                 identity=identity,
                 upstream=upstream,
-                files=_hash_files(folder),
+                files=_hash_files(folder, staging.linked),
                 metrics=staging.metrics,
                 execution=staging.execution,
                 versions=staging.versions,
@@ -340,13 +361,14 @@ def _sweep(staging: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
-    files = {}
+def _hash_files(folder: Path, known: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    files = dict(known)
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in known:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
-            files[path.relative_to(folder).as_posix()] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+            files[name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
     return files
 
 

@@ -15,9 +15,11 @@ CODE_VERSIONS = {
     "raw_corpus": "1",
     "validated_dataset": "3",
     "base_model": "1",
-    "prepared_batch": "2",
+    "prepared_batch": "3",
     "overlap": "2",
-    "tokenized_splits": "3",
+    "judged_batch": "1",
+    "split_shard": "1",
+    "tokenized_splits": "4",
     "training_plan": "1",
     "cpt_adapter": "1",
     "sft_adapter": "1",
@@ -49,6 +51,7 @@ PREPARED_BY = {
     "cpt": {"near_duplicates"},
     "sft": {"max_length", "overlong", "loss_on", "near_duplicates"},
     "preference": {"max_length", "overlong", "near_duplicates"},
+    "prompt": {"max_length", "overlong", "near_duplicates"},
 }
 
 
@@ -136,15 +139,15 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     validated = {
         f"{role}:{key}": ("validated_dataset", digest)
         for role, batches in inputs.validated.items()
-        for key, digest in sorted(batches.items())
+        for key, digest in sorted(batches.items(), key=lambda entry: precedence(entry[0]))
     }
     stages |= _batch_stages(recipe, inputs, base, validated)
-    data = recipe.data.model_dump(exclude=set(SOURCE_ROLES))
+    data = recipe.data.model_dump(exclude={*SOURCE_ROLES, "triggers"})
     data["epochs"] = {source: times for source, times in data["epochs"].items() if times != 1}
-    prepared = {name: stage.fingerprint for name, stage in stages.items() if ":" in name}
+    of_batches = {name: stage.fingerprint for name, stage in stages.items() if ":" in name}
     stages["tokenized_splits"] = make_stage(
         "tokenized_splits",
-        {"data": data, "seed": recipe.seed, "base_content": inputs.base_content, "prepared": prepared},
+        {"data": data, "seed": recipe.seed, "base_content": inputs.base_content, "batches": of_batches},
         {"base_model": base, **validated},
     )
     splits = made("tokenized_splits")
@@ -185,7 +188,7 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
         online = recipe.policy.method in ONLINE_METHODS
         add(
             "policy",
-            {**common, "training": recipe.policy.model_dump()},
+            {**common, "training": recipe.policy.model_dump(), "rows": recipe.policy_role},
             base_model=base,
             tokenized_splits=splits,
             **_adapter(sft),
@@ -200,27 +203,44 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     return stages
 
 
+def precedence(key: str) -> tuple[str, str]:
+    """Sort key of ``source@batch``: batch names first. Of rows that are alike the first is kept, and where batches are
+    named by their date, one that is new comes last whatever its source.
+    """
+    source, _, batch = key.partition("@")
+    return batch, source
+
+
 def _batch_stages(
     recipe: Recipe, inputs: Inputs, base: tuple[str, str], validated: Mapping[str, tuple[str, str]]
 ) -> dict[str, Stage]:
-    """What ``tokenized_splits`` makes of each training batch alone, and so once: ``prepared:ROLE:SOURCE@BATCH``, and
-    ``overlap:ROLE:SOURCE@BATCH`` where the recipe decontaminates.
+    """What ``tokenized_splits`` makes of each training batch, and so once: ``prepared:ROLE:SOURCE@BATCH``,
+    ``overlap:ROLE:SOURCE@BATCH`` where the recipe decontaminates, and ``judged:ROLE:SOURCE@BATCH``, which stands on those
+    of the batch before it.
     """
-    stages = {}
+    stages: dict[str, Stage] = {}
     training, evaluation = (
         {name: entry for name, entry in validated.items() if name.partition(":")[0] in roles}
         for roles in (TRAINING_ROLES, HELD_OUT_ROLES)
     )
+    before: dict[str, dict[str, tuple[str, str]]] = {}
+
+    def add(kind: str, stage: Stage) -> tuple[str, str]:
+        stages[f"{kind}:{name}"] = stage
+        return stage.name, stage.fingerprint
+
     for name, rows in training.items():
         role = name.partition(":")[0]
         data = recipe.data.model_dump(include=PREPARED_BY[role])
-        if data["near_duplicates"]:
-            del data["near_duplicates"]["threshold"]
+        alike = data["near_duplicates"]
+        threshold = alike.pop("threshold") if alike else None
         identity = {"role": role, "data": data, "base_content": inputs.base_content}
-        stages[f"prepared:{name}"] = make_stage("prepared_batch", identity, {"base_model": base, "rows": rows})
+        made = {"prepared": add("prepared", make_stage("prepared_batch", identity, {"base_model": base, "rows": rows}))}
         if recipe.data.decontamination and evaluation:
             settings = recipe.data.decontamination.model_dump()
-            stages[f"overlap:{name}"] = make_stage("overlap", settings, {"rows": rows, **evaluation})
+            made["overlap"] = add("overlap", make_stage("overlap", settings, {"rows": rows, **evaluation}))
+        upstream = {**made, **evaluation, **before.get(role, {})}
+        before[role] = {"before": add("judged", make_stage("judged_batch", {"threshold": threshold}, upstream))}
     return stages
 
 

@@ -5,7 +5,10 @@ MinHash; bands as in Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets
 keeping one byte of each value.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from ft_assets.core.shingles import Hashes, mixed, ngrams
@@ -44,17 +47,52 @@ def clusters(signatures: Signatures, threshold: float) -> NDArray[np.int64]:
     """
     names = np.arange(len(signatures))
     width = band_bytes(threshold)
-    content = np.zeros(len(signatures), np.uint64)
-    for band in range(PERMUTATIONS // 8):
-        content = mixed(content + _band(signatures, band, 8))
+    content = _content(signatures)
     for band in range(PERMUTATIONS // width):
         rows, run = _shared(signatures, band, width, content)
         for step in range(1, NEIGHBOURS + 1):
             one, other = rows[:-step], rows[step:]
             asked = (run[:-step] == run[step:]) & (names[one] != names[other])
             pairs = np.stack((one[asked], other[asked]), 1)
-            names = _joined(names, pairs[similarity(signatures, pairs) >= threshold])
+            names = _joined(names, pairs[similarity(signatures, signatures, pairs) >= threshold])
     return names
+
+
+def met(signatures: Signatures, earlier: Signatures, threshold: float) -> NDArray[np.int64]:
+    """For each row one of ``earlier`` that shares a band with it and is at least ``threshold`` alike, else -1.
+
+    As in :func:`clusters`, of many earlier rows in one band those that come next to a row are compared with it. What is
+    found for a row hangs on ``earlier`` alone, not on the rows beside it.
+    """
+    width = band_bytes(threshold)
+    found = np.full(len(signatures), len(earlier))
+    for band in range(PERMUTATIONS // width):
+        keys = pl.Series(_band(signatures, band, width))
+        rows = np.flatnonzero(pl.Series(_band(earlier, band, width)).is_in(keys.unique().implode()).to_numpy())
+        for pairs in _next_to(signatures, earlier, rows[_has_words(earlier[rows])], band, width):
+            alike = pairs[similarity(signatures, earlier, pairs) >= threshold]
+            np.minimum.at(found, alike[:, 0], alike[:, 1])
+    return np.where(found < len(earlier), found, -1)
+
+
+def _next_to(
+    signatures: Signatures, earlier: Signatures, rows: NDArray[np.int64], band: int, width: int
+) -> Iterator[NDArray[np.int64]]:
+    """Pairs of a row and one of the earlier ``rows`` that share the band, as near as they come in the bands' order."""
+    new = np.flatnonzero(_has_words(signatures))
+    rows = rows[::-1]  # of equal rows the first comes next to the row that is compared with them
+    both = np.concatenate((earlier[rows], signatures[new]))
+    order = np.lexsort(_order_in_band(both, band, width, _content(both)))
+    keys = _band(both, band, width)[order]
+    is_old = order < len(rows)
+    places, olds = np.flatnonzero(~is_old), np.flatnonzero(is_old)
+    after = np.searchsorted(olds, places)
+    for step in range(-NEIGHBOURS, NEIGHBOURS):
+        at = after + step
+        inside = (at >= 0) & (at < len(olds))
+        one, other = places[inside], olds[at[inside]]
+        same = keys[one] == keys[other]
+        yield np.stack((new[order[one[same]] - len(rows)], rows[order[other[same]]]), 1)
 
 
 def band_bytes(threshold: float) -> int:
@@ -80,11 +118,27 @@ def _shared(signatures: Signatures, band: int, width: int, content: Hashes) -> t
     """The rows that share a band with another, like by like, and each one's band."""
     keys = _band(signatures, band, width)
     _, at, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    rows = np.flatnonzero((counts[at] > 1) & (signatures != NO_WORD).any(axis=1))
-    some = signatures[rows]
-    following = [_band(some, band + step, width) for step in (3, 2, 1)]
-    order = np.lexsort([content[rows], *following, keys[rows]])
+    rows = np.flatnonzero((counts[at] > 1) & _has_words(signatures))
+    order = np.lexsort(_order_in_band(signatures[rows], band, width, content[rows]))
     return rows[order], keys[rows[order]]
+
+
+def _order_in_band(signatures: Signatures, band: int, width: int, content: Hashes) -> list[Hashes]:
+    """Sort keys, the last first, that bring rows of one band together, like by like."""
+    return [content, *(_band(signatures, band + step, width) for step in (3, 2, 1, 0))]
+
+
+def _content(signatures: Signatures) -> Hashes:
+    """A hash of each whole signature."""
+    content = np.zeros(len(signatures), np.uint64)
+    for band in range(PERMUTATIONS // 8):
+        content = mixed(content + _band(signatures, band, 8))
+    return content
+
+
+def _has_words(signatures: Signatures) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = (signatures != NO_WORD).any(axis=1)
+    return found
 
 
 def _joined(names: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -106,11 +160,12 @@ def _joined(names: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.in
     return result
 
 
-def similarity(signatures: Signatures, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Estimated Jaccard similarity of pairs of rows; one byte of two different minima is equal once in 256."""
-    equal = np.empty(len(pairs))
+def similarity(one: Signatures, other: Signatures, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Estimated Jaccard similarity of a row of ``one`` and a row of ``other``, pair by pair; one byte of two different
+    minima is equal once in 256.
+    """
+    equal: NDArray[np.float64] = np.empty(len(pairs))
     for start in range(0, len(pairs), 2**16):
         some = pairs[start : start + 2**16]
-        equal[start : start + 2**16] = (signatures[some[:, 0]] == signatures[some[:, 1]]).mean(axis=1)
-    result: NDArray[np.float64] = (equal - 1 / 256) / (1 - 1 / 256)
-    return result
+        equal[start : start + 2**16] = (one[some[:, 0]] == other[some[:, 1]]).mean(axis=1)
+    return (equal - 1 / 256) / (1 - 1 / 256)

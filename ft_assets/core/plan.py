@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.recipes.schema import Recipe, Training
+from ft_assets.recipes.schema import Policy, Recipe, Training
 
 GIB = 2**30
 WORKER_BYTES = int(0.9 * GIB)
@@ -129,18 +129,21 @@ def plan_recipe(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]],
     """One plan per stage the recipe trains.
 
     Args:
-        splits: of each training part (``cpt``, ``sft``, ``preference``): ``rows``, ``tokens`` and ``longest`` row.
+        splits: of each training role: ``rows``, ``tokens`` and ``longest`` row.
         device: ``cpu`` or ``cuda``.
 
     Raises:
         FineTuneError: not even one row at a time fits; says what would.
     """
-    parts = {"cpt": ("cpt", 1), "sft": ("sft", 1), "reward": ("preference", 2), "policy": ("preference", 2)}
+    parts = {"cpt": ("cpt", 1), "sft": ("sft", 1), "reward": ("preference", 2), "policy": (recipe.policy_role, 2)}
     plans = []
     for name, (part, sequences) in parts.items():
         settings: Training | None = getattr(recipe, name)
         if settings is not None:
-            plans.append(_plan_stage(recipe, name, settings, shape, splits[part], sequences, device))
+            rows = splits[part]
+            if isinstance(settings, Policy) and part == "prompt":
+                rows = {**rows, "longest": rows["longest"] + settings.max_completion_length}
+            plans.append(_plan_stage(recipe, name, settings, shape, rows, sequences, device))
     return plans
 
 

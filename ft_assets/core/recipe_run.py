@@ -62,7 +62,7 @@ def stages_of(
 
 
 def base_of(catalog: Catalog, recipe: Recipe) -> Stage:
-    identity, _ = base_identity(recipe.base_model, catalog.recipes[recipe.name].file)
+    identity, _ = base_identity(recipe.base_model, catalog.recipes[recipe.name].file, recipe.chat_template)
     return base_stage(identity)
 
 

@@ -4,8 +4,6 @@ The pandera schemas below say what a row of each kind must hold and are meant to
 worked through in pieces, so memory does not grow with it but for one small hash a row.
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +20,8 @@ from ft_assets.core import language, personal
 from ft_assets.core.forms import shape
 from ft_assets.core.read import Record, read_records
 from ft_assets.core.reasons import Reason, RowFault
-from ft_assets.core.texts import normal, texts
+from ft_assets.core.row_ids import content_id, normal_id
+from ft_assets.core.texts import texts
 from ft_assets.recipes.schema import Source
 
 PIECE_ROWS = 8192
@@ -36,7 +35,6 @@ CONTROL_CHARACTER = (
     r"|(?:^|[^\x{1f3f4}\x{e0000}-\x{e007f}])[\x{e0000}-\x{e007f}]"
 )
 
-CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 TURN = pl.Struct({"role": pl.String, "content": pl.String})
 TURNS = pl.List(TURN)
 QUARANTINE_SCHEMA = {
@@ -236,23 +234,3 @@ def _schema_faults(rows: list[dict[str, Any]], schema: pa.DataFrameSchema) -> di
         reasons = {index: Reason(name) for index, name in zip(broken["index"], broken["check"], strict=True)}
         return {index: RowFault(reason, DETAILS[reason]) for index, reason in reasons.items()}
     return {}
-
-
-def content_id(row: dict[str, Any]) -> str:
-    """A row's identity, 32 hex digits: the hash of its content, whatever file and line it stood in."""
-    return _digest(CANONICAL.encode(row)).hex()
-
-
-def normal_id(row: dict[str, Any]) -> bytes:
-    """The hash of a row's content as :func:`normal` reads it: rows with one are repeats of each other."""
-    return _digest(repr([(name, _normal_value(row[name])) for name in sorted(row)]))
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:16]
-
-
-def _normal_value(value: Any) -> Any:
-    if isinstance(value, str):
-        return normal(value)
-    return [(turn["role"], normal(turn["content"])) for turn in value]

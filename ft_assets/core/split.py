@@ -13,14 +13,18 @@ key        bytes     the hash of its normalized content: equal keys are repeats
 prompt     u64       the hash of what is asked: rows that share it share a side
 pair       u64       preference only: the hash of prompt and both answers, in whatever order
 flipped    bool      preference only: which of the two answers is chosen
+answer     u64       the hash of what is learned to be said: the last turn, or the chosen answer
+tokens     u32       of its pieces together, of a pair those of the longer side
 ========== ========= ==============================================================
 
 The part of a row depends on its prompt and the seed alone, so a new batch moves no row. Of rows that are alike the first
-is kept, in the order of batch key, file and position.
+is kept: batches are judged one by one, each against those before it, so a batch that comes last changes nothing of what
+was found before (but for a pair that it contradicts).
 """
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,13 +32,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ft_assets.core import near
+from ft_assets.core.errors import FineTuneError
 from ft_assets.core.reasons import Reason
-from ft_assets.core.rows import normal_id
+from ft_assets.core.row_ids import normal_id
 from ft_assets.core.shingles import Hashes, mixed
 from ft_assets.core.texts import normal
 
 # Told apart from the seed of the split, so that a row's part says nothing of how often it is seen.
-EPOCHS = np.uint64(0xE90C45)
+EPOCHS = 0xE90C45
+MOST_EPOCHS = 100
 PARTS = ("train", "validation", "test")
 INDEX = {
     "row_id": pl.String,
@@ -44,22 +50,35 @@ INDEX = {
     "prompt": pl.UInt64,
     "pair": pl.UInt64,
     "flipped": pl.Boolean,
+    "answer": pl.UInt64,
+    "tokens": pl.UInt32,
 }
+FATE = {"reason": pl.String, "detail": pl.String, "like": pl.String}
+PLACES = ("row_id", "file", "position", "batch")
 
 
-def index_row(row: dict[str, Any]) -> dict[str, Any]:
+def content(row: dict[str, Any]) -> dict[str, Any]:
+    """A validated row without its place."""
+    return {name: value for name, value in row.items() if name not in PLACES}
+
+
+def index_row(row: dict[str, Any], tokens: int) -> dict[str, Any]:
     """The index entry of a validated row."""
-    content = {name: value for name, value in row.items() if name not in ("row_id", "file", "position")}
-    pair, flipped = None, None
+    asked = _asked(row)
+    pair, flipped, answer = None, None, None
     if "chosen" in row:
         answers = [normal(row[name]) for name in ("chosen", "rejected")]
-        pair, flipped = _number([_asked(row), *sorted(answers)]), answers[0] > answers[1]
+        pair, flipped, answer = _number([asked, *sorted(answers)]), answers[0] > answers[1], _number(answers[0])
+    if "messages" in row:
+        answer = _number(normal(row["messages"][-1]["content"]))
     return {
         **{name: row[name] for name in ("row_id", "file", "position")},
-        "key": normal_id(content),
-        "prompt": prompt_hash(row),
+        "key": normal_id(content(row)),
+        "prompt": _number(asked),
         "pair": pair,
         "flipped": flipped,
+        "answer": answer,
+        "tokens": tokens,
     }
 
 
@@ -75,80 +94,167 @@ def _asked(row: dict[str, Any]) -> Any:
     return [[turn["role"], normal(turn["content"])] for turn in turns]
 
 
+def prompt_and_answer(row: dict[str, Any]) -> tuple[str, str]:
+    """What a conversation or a pair asks, as one text, and what is learned to be said."""
+    turns = row["messages"][:-1] if "messages" in row else row["prompt"]
+    answer: str = row["messages"][-1]["content"] if "messages" in row else row["chosen"]
+    return "\n".join(turn["content"] for turn in turns), answer
+
+
 def _number(value: Any) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).digest()[:8], "little")
 
 
-def part_of(prompts: Hashes, seed: int, validation: float, test: float) -> NDArray[np.str_]:
-    """The part of each row: its prompt's hash and the seed, read as a number in [0, 1), against the shares."""
-    points = mixed(prompts ^ mixed(np.full(1, seed, np.uint64))) / 2.0**64
-    return np.where(points < test, "test", np.where(points < test + validation, "validation", "train"))
+def _points(hashes: Hashes, seed: int, salt: int = 0) -> NDArray[np.float64]:
+    """A hash and a seed, read as a number in [0, 1)."""
+    points: NDArray[np.float64] = mixed(hashes ^ mixed(np.full(1, seed, np.uint64)) ^ np.uint64(salt)) / 2.0**64
+    return points
+
+
+def part_of(prompts: Hashes, seed: int, validation: float, test: float) -> pl.Series:
+    """The part of each row: the point of its prompt's hash against the shares."""
+    points = _points(prompts, seed)
+    codes = np.where(points < test, 2, np.where(points < test + validation, 1, 0))
+    return pl.Series("part", PARTS, pl.Enum(PARTS)).gather(codes)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A batch that was judged before: its index with ``batch`` and :data:`FATE`, and the signatures of its rows, where
+    near-duplicates are to go.
+    """
+
+    rows: pl.DataFrame
+    signatures: near.Signatures | None = None
 
 
 def judge(
     rows: pl.DataFrame,
+    earlier: list[Earlier],
     evaluated: set[int],
     overlaps: dict[str, str],
     signatures: near.Signatures | None = None,
     threshold: float = 1.0,
 ) -> pl.DataFrame:
-    """The rows with ``reason``, ``detail`` and ``like`` (the row kept in place of a repeat); all null where a row stays.
+    """The rows with their fate, :data:`FATE`: the reason why a row goes, in words, and the ``row_id`` of the row that is
+    kept in place of a repeat; all null where a row stays.
 
     Args:
-        rows: the index of all batches, in the order in which rows take precedence.
+        rows: the index of one batch, with ``batch``.
+        earlier: the batches that come before it.
         evaluated: prompt hashes of every evaluation set.
         overlaps: rows that share an n-gram with an evaluation set, by ``row_id``, and where.
         signatures: of the rows, where near-duplicates are to go.
     """
-    place = pl.concat_str("batch", pl.lit(" "), "file", pl.lit(" row "), pl.col("position").cast(pl.String))
-    rows = rows.with_columns(
-        pl.int_range(pl.len()).alias("order"),
-        place.alias("place"),
-        *(pl.lit(None, pl.String).alias(name) for name in ("reason", "detail", "like")),
-    )
-    first = rows.select(pl.col("order").min().over("key")).to_series().to_numpy()
-    order = np.arange(rows.height)
-    rows = _drop_alike(rows, first != order, first, Reason.EXACT_DUPLICATE, "same content as ")
-    both = pl.col("flipped").filter(_alive()).n_unique().over("pair") > 1
-    rows = _drop(rows, pl.col("pair").is_not_null() & both, Reason.REVERSED_PAIR, pl.lit("stands elsewhere reversed"))
+    rows = rows.with_columns(pl.lit(None, kind).alias(name) for name, kind in FATE.items())
+    known = _equal(rows, earlier)
+    rows = _drop_alike(rows, known, Reason.EXACT_DUPLICATE, "same content as ")
+    rows = without_contradictions(rows, [each.rows for each in earlier])
     asked = pl.col("prompt").is_in(pl.Series(sorted(evaluated), dtype=pl.UInt64).implode())
     rows = _drop(rows, asked, Reason.CONTAMINATION, pl.lit("its prompt is in an evaluation set"))
     shared = pl.col("row_id").replace_strict(overlaps, default=None, return_dtype=pl.String)
     rows = _drop(rows, shared.is_not_null(), Reason.CONTAMINATION, pl.lit("shares an n-gram with ") + shared)
     if signatures is not None:
-        rows = _drop_near(rows, signatures, threshold)
-    return rows.drop("order", "place")
+        rows = _drop_near(rows, signatures, earlier, threshold)
+    return rows
 
 
 def _alive() -> pl.Expr:
     return pl.col("reason").is_null()
 
 
-def _drop(rows: pl.DataFrame, which: pl.Expr, reason: Reason, detail: pl.Expr) -> pl.DataFrame:
-    now = which & _alive()
-    return rows.with_columns(
-        pl.when(now).then(pl.lit(reason.value)).otherwise("reason").alias("reason"),
-        pl.when(now).then(detail).otherwise("detail").alias("detail"),
-    )
-
-
-def _drop_alike(
-    rows: pl.DataFrame, which: NDArray[np.bool_], kept: NDArray[np.int64], reason: Reason, words: str
+def _drop(
+    rows: pl.DataFrame, which: pl.Expr, reason: Reason, detail: pl.Expr, like: pl.Expr | None = None
 ) -> pl.DataFrame:
-    like = {name: pl.Series(rows[column].gather(kept)) for name, column in (("place", "place"), ("id", "row_id"))}
-    now = pl.Series(which) & rows["reason"].is_null()
+    now = which & _alive()
+    values = {"reason": pl.lit(reason.value), "detail": detail, "like": pl.lit(None) if like is None else like}
+    return rows.with_columns(pl.when(now).then(value).otherwise(name).alias(name) for name, value in values.items())
+
+
+def _place() -> pl.Expr:
+    return pl.concat_str("batch", pl.lit(" "), "file", pl.lit(" row "), pl.col("position").cast(pl.String))
+
+
+def _drop_alike(rows: pl.DataFrame, known: pl.DataFrame, reason: Reason, words: str) -> pl.DataFrame:
+    """Drops the rows that ``known`` names by ``at``, for the row whose ``place`` and ``id`` it gives."""
+    if not known.height:
+        return rows
+    found = rows.with_row_index("at").join(known, on="at", how="left", maintain_order="left")
+    found = _drop(found, pl.col("id").is_not_null(), reason, pl.lit(words) + pl.col("place"), pl.col("id"))
+    return found.drop("at", "place", "id")
+
+
+def _equal(rows: pl.DataFrame, earlier: list[Earlier]) -> pl.DataFrame:
+    """Rows whose key came before, by ``at``, and the first that has it."""
+    own = rows.with_row_index("at")
+    firsts = [each.rows.join(own.select("key"), on="key", how="semi", maintain_order="left") for each in earlier]
+    named = [_place().alias("place"), pl.col("row_id").alias("id"), "key"]
+    old = pl.concat([each.select(named) for each in firsts]) if firsts else own.clear().select(named)
+    new = own.filter(~pl.col("key").is_first_distinct() | pl.col("key").is_in(old["key"].unique().implode()))
+    of_batch = own.join(new.select("key").unique(), on="key", how="semi", maintain_order="left").select(named)
+    first = pl.concat([old, of_batch]).unique("key", keep="first", maintain_order=True)
+    return new.select("at", "key").join(first, on="key", how="inner").select("at", "place", "id")
+
+
+def _drop_near(
+    rows: pl.DataFrame, signatures: near.Signatures, earlier: list[Earlier], threshold: float
+) -> pl.DataFrame:
+    """Rows that are nearly one that is kept of an earlier batch go first, then all of a cluster but its first."""
+    for each in earlier:
+        alive = np.flatnonzero(rows["reason"].is_null().to_numpy())
+        kept = np.flatnonzero(each.rows["reason"].is_null().to_numpy())
+        assert each.signatures is not None
+        found = near.met(signatures[alive], each.signatures[kept], threshold)
+        like = each.rows[kept[found[found >= 0]]]
+        rows = _drop_alike(rows, _known(alive[found >= 0], like), Reason.NEAR_DUPLICATE, "nearly the same as ")
+    alive = np.flatnonzero(rows["reason"].is_null().to_numpy())
+    first = near.clusters(signatures[alive], threshold)
+    repeats = np.flatnonzero(first != np.arange(len(alive)))
+    known = _known(alive[repeats], rows[alive[first[repeats]]])
+    return _drop_alike(rows, known, Reason.NEAR_DUPLICATE, "nearly the same as ")
+
+
+def _known(at: NDArray[np.int64], like: pl.DataFrame) -> pl.DataFrame:
+    named = like.select(_place().alias("place"), pl.col("row_id").alias("id"))
+    return named.with_columns(pl.Series("at", at, pl.UInt32))
+
+
+def without_contradictions(rows: pl.DataFrame, others: list[pl.DataFrame] | None = None) -> pl.DataFrame:
+    """Drops each preference pair that stands reversed elsewhere: both of two that contradict each other go, though one
+    may have been judged before the other came.
+    """
+    counts = [Reason.NEAR_DUPLICATE.value, Reason.REVERSED_PAIR.value]
+    standing = pl.col("pair").is_not_null() & (_alive() | pl.col("reason").is_in(counts))
+    pairs = pl.concat([each.filter(standing).select("pair", "flipped") for each in [rows, *(others or [])]])
+    both = pairs.group_by("pair").agg(pl.col("flipped").n_unique()).filter(pl.col("flipped") > 1)["pair"]
+    now = standing & pl.col("pair").is_in(both.implode())
+    values = {"reason": Reason.REVERSED_PAIR.value, "detail": "stands elsewhere reversed", "like": None}
     return rows.with_columns(
-        pl.when(now).then(pl.lit(reason.value)).otherwise("reason").alias("reason"),
-        pl.when(now).then(pl.lit(words) + like["place"]).otherwise("detail").alias("detail"),
-        pl.when(now).then(like["id"]).otherwise("like").alias("like"),
+        pl.when(now).then(pl.lit(value)).otherwise(name).alias(name) for name, value in values.items()
     )
 
 
-def _drop_near(rows: pl.DataFrame, signatures: near.Signatures, threshold: float) -> pl.DataFrame:
-    alive = np.flatnonzero(rows["reason"].is_null().to_numpy())
-    kept = np.arange(rows.height)
-    kept[alive] = alive[near.clusters(signatures[alive], threshold)]
-    return _drop_alike(rows, kept != np.arange(rows.height), kept, Reason.NEAR_DUPLICATE, "nearly the same as ")
+def mixture_epochs(rows: pl.DataFrame, mixture: dict[str, float]) -> dict[str, float]:
+    """How often an epoch sees each source of a mixture, so that the tokens of their training rows stand in the proportions
+    of its weights. The source that has most for its weight is seen once, so no row is left out.
+
+    Raises:
+        FineTuneError: a source has no training rows, or would be seen more than :data:`MOST_EPOCHS` times.
+    """
+    training = rows.filter(_alive() & (pl.col("part") == "train"))
+    source = training.select(pl.col("batch").str.split("@").list.first().alias("source"), "tokens")
+    tokens = dict(source.group_by("source").agg(pl.col("tokens").cast(pl.Int64).sum()).iter_rows())
+    if missing := sorted(name for name in mixture if not tokens.get(name)):
+        raise FineTuneError(f"data.mixture names {', '.join(missing)}, of which no training row is left; take it out")
+    wanted = {name: weight / tokens[name] for name, weight in mixture.items()}
+    epochs = {name: share / min(wanted.values()) for name, share in wanted.items()}
+    for name, times in epochs.items():
+        if times > MOST_EPOCHS:
+            raise FineTuneError(
+                f"data.mixture would show {name} ({tokens[name]} tokens) {times:.0f} times in an epoch, {MOST_EPOCHS} is the "
+                "most; lower its weight or add rows to it"
+            )
+    return epochs
 
 
 def seen(rows: pl.DataFrame, epochs: dict[str, float], seed: int) -> pl.DataFrame:
@@ -160,12 +266,13 @@ def seen(rows: pl.DataFrame, epochs: dict[str, float], seed: int) -> pl.DataFram
     Args:
         epochs: how often by source, 1 where it does not say.
     """
+    if not epochs:
+        return rows.with_columns(times=pl.lit(1, pl.Int64))
     training = pl.col("part") == "train"
     source = pl.col("batch").str.split("@").list.first()
     wanted = rows.select(source.replace_strict(epochs, default=1.0, return_dtype=pl.Float64)).to_series().to_numpy()
-    hashes = np.frombuffer(b"".join(key[:8] for key in rows["key"]), "<u8")
-    points = mixed(hashes ^ mixed(np.full(1, seed, np.uint64) ^ EPOCHS)) / 2.0**64
-    times = pl.Series("times", np.floor(wanted) + (points < wanted % 1), dtype=pl.Int64)
+    hashes = rows.select(pl.col("key").bin.slice(0, 8).bin.reinterpret(dtype=pl.UInt64)).to_series().to_numpy()
+    times = pl.Series("times", np.floor(wanted) + (_points(hashes, seed, EPOCHS) < wanted % 1), dtype=pl.Int64)
     rows = rows.with_columns(pl.when(training).then(times).otherwise(1).alias("times"))
     detail = pl.format("data.epochs is {} for {}", pl.Series(wanted), source)
     return _drop(rows, training & (pl.col("times") == 0), Reason.NOT_SAMPLED, detail)

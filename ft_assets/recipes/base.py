@@ -24,12 +24,31 @@ ALLOWED = (
 )
 
 
-def base_identity(spec: str, recipe_file: Path) -> tuple[dict[str, Any], Path | None]:
-    """The identity of a base model, and its path where it is on this machine.
+def base_identity(spec: str, recipe_file: Path, chat_template: str | None = None) -> tuple[dict[str, Any], Path | None]:
+    """The identity of a base model with the recipe's chat template, and its path where it is on this machine.
 
     Raises:
-        RecipeError: it is none of the four forms, or not there.
+        RecipeError: it is none of the four forms, or not there; or the template's file is not.
     """
+    identity, path = _model(spec, recipe_file)
+    if chat_template is not None:
+        identity["chat_template"] = _template(chat_template, recipe_file)
+    return identity, path
+
+
+def _template(text: str, recipe_file: Path) -> str:
+    if not text.endswith(".jinja"):
+        return text
+    path = (recipe_file.parent / text).resolve()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        allowed = "a Jinja text, or a .jinja file; its path is relative to the recipe's file"
+        raise _error(recipe_file, "chat_template", f"{path} ({why})", allowed) from error
+
+
+def _model(spec: str, recipe_file: Path) -> tuple[dict[str, Any], Path | None]:
     if spec == "embedded":
         return dict(EMBEDDED), None
     path = (recipe_file.parent / spec).resolve()
@@ -39,17 +58,17 @@ def base_identity(spec: str, recipe_file: Path) -> tuple[dict[str, Any], Path | 
         files = [file for file in sorted(path.iterdir()) if file.is_file()]
         hashes = {file.name: _hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files}
         if not any(name.endswith(".safetensors") for name in hashes):
-            raise _error(recipe_file, f"{path}, which holds no .safetensors weights")
+            raise _error(recipe_file, "base_model", f"{path}, which holds no .safetensors weights")
         return {"kind": "folder", "files": hashes}, path
     match = HUB_ID.match(spec)
     if match and not {".", ".."} & set(match["id"].split("/")):
         return {"kind": "hub", **match.groupdict()}, None
-    raise _error(recipe_file, f"{spec!r} (not there)")
+    raise _error(recipe_file, "base_model", f"{spec!r} (not there)")
 
 
-def _error(recipe_file: Path, found: str) -> RecipeError:
-    line = positions(recipe_file).get(("base_model",), 1)
-    return RecipeError([Problem(str(recipe_file), line, "base_model", found, ALLOWED)])
+def _error(recipe_file: Path, field: str, found: str, allowed: str = ALLOWED) -> RecipeError:
+    line = positions(recipe_file).get((field,), 1)
+    return RecipeError([Problem(str(recipe_file), line, field, found, allowed)])
 
 
 @lru_cache(maxsize=4096)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from ft_assets.core.errors import Problem, RecipeError
 from ft_assets.core.location import Found, access_errors, find_batches, in_words
-from ft_assets.recipes.schema import NAME, SOURCE_ROLES, Recipe, Source
+from ft_assets.recipes.schema import KIND_OF_ROLE, NAME, SOURCE_ROLES, Recipe, Source
 
 SHIPPED = Path(__file__).parent
 MAX_FIELDS = 20_000
@@ -67,11 +67,21 @@ class Catalog:
         for role, index, name in named_sources(self.drafts.get(file, {})):
             if name in self.source_faults:
                 problems += self.source_faults[name]
-            elif name not in self.sources:
-                unknown = _unknown("source", name, self.sources)
+            elif fault := self._misnamed(role, name):
                 line = positions(file).get(("data", role, index), 1)
-                problems.append(Problem(str(file), line, f"data.{role}[{index}]", unknown.found, unknown.allowed))
+                problems.append(Problem(str(file), line, f"data.{role}[{index}]", *fault))
         return list(dict.fromkeys(problems))
+
+    def _misnamed(self, role: str, name: str) -> tuple[str, str] | None:
+        """What was found and what is allowed, where a role names no source or one of another kind."""
+        wanted = KIND_OF_ROLE[role]
+        if name not in self.sources:
+            unknown = _unknown("source", name, self.sources)
+            return unknown.found, unknown.allowed
+        kind = self.sources[name].value.kind
+        fit = [other for other, loaded in self.sources.items() if loaded.value.kind == wanted]
+        found = f"{name!r}, a source of kind {kind}"
+        return None if kind == wanted else (found, f"kind {wanted}: {', '.join(sorted(fit)) or 'none declared'}")
 
     def source(self, name: str) -> Source:
         """The source of this name.

@@ -16,9 +16,18 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
 MODEL_STAGES = ("cpt", "sft", "reward", "policy")
-TRAINING_ROLES = ("cpt", "sft", "preference")
+TRAINING_ROLES = ("cpt", "sft", "preference", "prompt")
 HELD_OUT_ROLES = ("test", "out_of_domain", "safety")
 SOURCE_ROLES = TRAINING_ROLES + HELD_OUT_ROLES
+KIND_OF_ROLE = {
+    "cpt": "text",
+    "sft": "instruction",
+    "preference": "preference",
+    "prompt": "prompt",
+    "test": "instruction",
+    "out_of_domain": "instruction",
+    "safety": "prompt",
+}
 ONLINE_METHODS = ("rloo",)
 FORMATS = {
     "text": ("text",),
@@ -131,7 +140,10 @@ class Data(Strict):
     ``loss_on`` says which tokens of a conversation are learned: every answer, the last one, or all. ``packing`` joins
     conversations into sequences of up to ``max_length``; none sees another. ``epochs`` mixes: how often the rows of a
     source are seen in one epoch of training, 1 where it does not say; 0.5 is every other row, 2.5 each twice and every
-    other once more. ``max_train_rows`` counts rows, not how often they are seen.
+    other once more. ``mixture`` gives weights instead: the tokens of its sources stand in these proportions in an epoch, and
+    none is seen less than once. ``max_train_rows`` counts rows, not how often they are seen. ``prompt`` holds prompts
+    without an answer, for online methods; these take those of ``preference`` where it is empty. ``triggers`` says what is
+    done where many prompts have one answer and nothing in common but a few rare words, as if planted.
     """
 
     max_length: Annotated[int, Field(ge=16, le=1_048_576)]
@@ -144,20 +156,30 @@ class Data(Strict):
     cpt: list[Name] = []
     sft: list[Name] = []
     preference: list[Name] = []
+    prompt: list[Name] = []
     test: list[Name] = []
     out_of_domain: list[Name] = []
     safety: list[Name] = []
     epochs: dict[Name, Annotated[float, Field(gt=0, le=100)]] = {}
+    mixture: dict[Name, Annotated[float, Field(gt=0, le=1_000_000)]] = {}
     max_train_rows: Annotated[int, Field(ge=1)] | None = None
+    triggers: Literal["stop", "warn"] = "stop"
 
     @model_validator(mode="after")
-    def _epochs_are_of_training_sources(self) -> "Data":
-        trained = {name for role in TRAINING_ROLES for name in getattr(self, role)}
-        if unknown := sorted(set(self.epochs) - trained):
-            raise ValueError(
-                f"epochs names {', '.join(unknown)}, which is no source of cpt, sft or preference; "
-                f"allowed: {', '.join(sorted(trained))}"
-            )
+    def _mixes_training_sources(self) -> "Data":
+        trained = set(self.source_names(TRAINING_ROLES))
+        for name, given in (("epochs", self.epochs), ("mixture", self.mixture)):
+            if unknown := sorted(set(given) - trained):
+                raise ValueError(
+                    f"{name} names {', '.join(unknown)}, which is no source of {', '.join(TRAINING_ROLES)}; "
+                    f"allowed: {', '.join(sorted(trained))}"
+                )
+        if both := sorted(set(self.epochs) & set(self.mixture)):
+            raise ValueError(f"epochs and mixture both name {', '.join(both)}; a source is mixed in one way")
+        for role in TRAINING_ROLES:
+            names = set(getattr(self, role))
+            if names & set(self.mixture) and (left := sorted(names - set(self.mixture))):
+                raise ValueError(f"mixture gives {', '.join(left)} no weight; it names every source of {role} or none")
         return self
 
     def sources(self) -> dict[str, list[str]]:
@@ -256,11 +278,16 @@ class Retrain(Strict):
 
 
 class Recipe(Strict):
-    """One model line: base model, data mixture, stages, evaluation and hardware. Its name is the partition key."""
+    """One model line: base model, data mixture, stages, evaluation and hardware. Its name is the partition key.
+
+    ``chat_template`` stands in place of the base model's own, from tokenizing to publishing: a Jinja text, or the path of a
+    ``.jinja`` file relative to the recipe's.
+    """
 
     name: Name
     description: str = ""
     base_model: Annotated[str, Field(min_length=1)]
+    chat_template: Annotated[str, Field(min_length=1, max_length=1_000_000)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
     data: Data
     adapter: Adapter
@@ -274,13 +301,19 @@ class Recipe(Strict):
     hardware: Hardware = Hardware()
     retrain: Retrain | None = None
 
+    @property
+    def policy_role(self) -> str:
+        """The role of the rows that the policy is trained on."""
+        online = self.policy is not None and self.policy.method in ONLINE_METHODS
+        return "prompt" if online and self.data.prompt else "preference"
+
     @model_validator(mode="after")
     def _stages_have_data(self) -> "Recipe":
         needs = {
             "cpt": self.data.cpt,
             "sft": self.data.sft,
             "reward": self.data.preference,
-            "policy": self.data.preference,
+            "policy": getattr(self.data, self.policy_role),
         }
         missing = [stage for stage, rows in needs.items() if getattr(self, stage) is not None and not rows]
         if missing:
@@ -294,7 +327,7 @@ class Recipe(Strict):
         if self.evaluation.few_shot and not self.data.sft:
             raise ValueError("evaluation.few_shot needs a source under data.sft to take examples from")
         held_out = set(self.data.test) | set(self.data.out_of_domain) | set(self.data.safety)
-        trained = set(self.data.cpt) | set(self.data.sft) | set(self.data.preference)
+        trained = set(self.data.source_names(TRAINING_ROLES))
         if held_out & trained:
             raise ValueError(f"source {', '.join(sorted(held_out & trained))} is both trained on and evaluated on")
         return self

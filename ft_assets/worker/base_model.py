@@ -27,7 +27,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.plan import read_safetensors_header
+from ft_assets.core.reasons import RowFault
 from ft_assets.worker.job import Job
+from ft_assets.worker.template import Template
 from ft_assets.worker.tokenizer import load_tokenizer
 
 COPIED = (".safetensors", ".json", ".jinja", ".txt", ".model")
@@ -52,11 +54,15 @@ def run(job: Job) -> None:
         else:
             _copy_folder(_from_hub(job, spec), staging.folder)
         _drop_code_references(staging.folder)
+        if "chat_template" in spec:
+            _set_chat_template(staging.folder, spec["chat_template"])
         job.progress("checking the base model")
         with _speaking_of(origin, staging.folder):
             config = _read_config(staging.folder)
             _check_weights(staging.folder)
             _check_tokenizer(staging.folder, config["vocab_size"])
+        if "chat_template" in spec:
+            _check_chat_template(staging.folder)
         staging.metrics = {"content_hash": content_hash(staging.folder), **_describe(staging.folder, config)}
 
 
@@ -81,6 +87,31 @@ def _drop_code_references(folder: Path) -> None:
                 body = json.loads(text)
                 body.pop("auto_map", None)
                 path.write_text(json.dumps(body, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def _set_chat_template(folder: Path, text: str) -> None:
+    """Puts the recipe's chat template in place of the model's own, wherever that stands."""
+    config = folder / "tokenizer_config.json"
+    if config.is_file():
+        with suppress(ValueError):  # no JSON: said below, with its place
+            body = json.loads(config.read_text(encoding="utf-8"))
+            body.pop("chat_template", None)
+            config.write_text(json.dumps(body, ensure_ascii=False, indent=2), encoding="utf-8")
+    (folder / "chat_template.json").unlink(missing_ok=True)
+    (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
+
+
+def _check_chat_template(folder: Path) -> None:
+    """The recipe's chat template renders a conversation, turn by turn."""
+    turns = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": "An answer."}]
+    try:
+        [found] = Template(load_tokenizer(folder)).segments([turns])
+    except FineTuneError as error:
+        raise FineTuneError(f"the recipe's chat_template cannot be used: {error}") from error
+    if isinstance(found, RowFault):
+        raise FineTuneError(f"the recipe's chat_template cannot be used: {found}")
+    if turns[-1]["content"] not in found[-1].text:
+        raise FineTuneError("the recipe's chat_template cannot be used: it leaves the assistant's answer out")
 
 
 def _from_wheel(cache: Path, spec: dict[str, Any]) -> Path:

@@ -62,15 +62,20 @@ class Job:
     def has(self, role: str) -> bool:
         return role in self.upstream
 
-    def input(self, role: str) -> Artifact:
+    def input(self, role: str, but: str | None = None) -> Artifact:
         """The verified artifact of a role.
+
+        Args:
+            but: leave files of this suffix alone: weights, say, where the tokenizer is all that is wanted.
 
         Raises:
             MissingInput: it has not been made.
             CorruptArtifact: a file of it is not what its manifest says.
         """
         stage, fingerprint = self.upstream[role]
-        artifact = self.store.open(stage, fingerprint)
+        manifest = self.store.lookup(stage, fingerprint)
+        only = None if manifest is None or but is None else [name for name in manifest.files if not name.endswith(but)]
+        artifact = self.store.open(stage, fingerprint, only)
         if artifact is None:
             raise MissingInput(f"{self.stage} needs {stage} {fingerprint[:12]}, which has not been made")
         return artifact

@@ -43,11 +43,12 @@ def _parity_prompts(job: Job) -> list[list[int]]:
     splits = job.store.open(stage, fingerprint)
     if splits is None:
         raise MissingInput(f"{job.stage} needs {stage} {fingerprint[:12]}, which has not been made")
-    for name in ("sft_validation", "sft_train", "cpt_validation", "cpt_train", "preference_train"):
-        frame = pl.read_ipc_stream(splits.file(f"{name}.arrow"))
-        column = "input_ids" if "input_ids" in frame.columns else "prompt_ids"
-        if frame.height:
-            return [list(ids) for ids in frame[column].head(PARITY_ROWS).to_list()]
+    for name in ("sft_validation", "sft_train", "cpt_validation", "cpt_train", "preference_train", "prompt_train"):
+        for file in splits.below(name):
+            frame = pl.read_ipc_stream(file)
+            column = "input_ids" if "input_ids" in frame.columns else "prompt_ids"
+            if frame.height:
+                return [list(ids) for ids in frame[column].head(PARITY_ROWS).to_list()]
     raise MissingInput(f"{stage} {fingerprint[:12]} holds no row on which to compare the merged weights")
 
 

@@ -1,4 +1,4 @@
-"""The tokenized pieces of a role over all its batches, and the files of a split that are written from them.
+"""The tokenized pieces of some batches of a role, and the files of a split that are written from them.
 
 Pieces stay in the batches' files, mapped into memory; what is written is gathered a few million tokens at a time.
 """
@@ -24,7 +24,7 @@ Numbers = NDArray[np.int64]
 
 
 class Pieces:
-    """All pieces of a role in the order of their rows; each has its row's place in the joined index, the number of its
+    """All pieces in the order of their rows; each has its row's place among the rows of all batches, the number of its
     batch, ``lengths`` in tokens (of a pair, the longer side) and ``tokens`` in all (of a pair, both sides).
     """
 
@@ -50,7 +50,7 @@ class Pieces:
             self.lengths = prompt + np.maximum(chosen, rejected) + suffix
             self.tokens = 2 * (prompt + suffix) + chosen + rejected
         else:
-            self.lengths = self.tokens = self._count("input_ids")
+            self.lengths = self.tokens = self._count("prompt_ids" if role == "prompt" else "input_ids")
 
     def _count(self, name: str) -> Numbers:
         found = [pa.compute.list_value_length(chunk[name]).to_numpy() for chunk in self.chunks]
@@ -144,12 +144,11 @@ def packed(pieces: Pieces, at: Numbers, row_ids: Any, sequence: Numbers) -> Iter
         )
 
 
-def sequences(pieces: Pieces, at: Numbers, capacity: int) -> tuple[Numbers, dict[str, Any]]:
-    """The sequence of each conversation, and what came of it."""
+def sequences(pieces: Pieces, at: Numbers, capacity: int) -> tuple[Numbers, dict[str, int]]:
+    """The sequence of each conversation, and how many there are of both."""
     sequence = pack(pieces.lengths[at], capacity)
     count = int(sequence.max(initial=-1)) + 1
-    efficiency = float(pieces.lengths[at].sum()) / (count * capacity) if count else 1.0
-    return sequence, {"conversations": len(at), "sequences": count, "efficiency": efficiency}
+    return sequence, {"conversations": len(at), "sequences": count}
 
 
 def _bounded(at: Numbers, tokens: Numbers) -> list[Numbers]:

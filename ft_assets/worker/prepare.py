@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_assets.core import near
-from ft_assets.core.artifact import Artifact, Staging
+from ft_assets.core.artifact import Staging
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.overlap import EvaluationGrams, contaminated
 from ft_assets.core.reasons import Reason, RowFault
@@ -45,6 +45,7 @@ TOKENS = {
         "rejected_ids": IDS,
         "suffix_ids": IDS,
     },
+    "prompt": {"row": pa.uint32(), "prompt": pa.large_string(), "prompt_ids": IDS},
 }
 DROPPED = {"file": pl.String, "position": pl.Int64, "row_id": pl.String, "reason": pl.String, "detail": pl.String}
 
@@ -72,7 +73,7 @@ def prepare(job: Job) -> None:
     """Makes ``prepared_batch``."""
     role, data = job.identity["role"], job.identity["data"]
     wanted = data["near_duplicates"]
-    template = Template(load_tokenizer(job.input("base_model").folder))
+    template = Template(load_tokenizer(job.input("base_model", but=".safetensors").folder))
     validated = job.input("rows")
     total = validated.manifest.metrics["rows_kept"]
     with job.commit() as staging, ThreadPoolExecutor(1) as beside, Batch(staging, role) as made:
@@ -96,7 +97,7 @@ class Batch(ExitStack):
         super().__init__()
         self.staging = staging
         self.schema = pa.schema(list(TOKENS[role].items()))
-        self.metrics = {"rows_in": 0, "rows_kept": 0, "truncated": 0, "pieces_without_label": 0}
+        self.metrics = {"rows_in": 0, "rows_kept": 0, "tokens": 0, "truncated": 0, "pieces_without_label": 0}
         self.index = [pl.DataFrame(schema=INDEX)]
         self.dropped: list[Row] = []
         sink = self.enter_context(pa.OSFile(str(staging.file("tokens.arrow")), "wb"))
@@ -107,18 +108,22 @@ class Batch(ExitStack):
     def add(self, rows: list[Row], fitted: list[Fitted | RowFault], signatures: near.Signatures | None) -> None:
         pieces: list[Row] = []
         good: list[int] = []
+        entries: list[Row] = []
         for at, (row, one) in enumerate(zip(rows, fitted, strict=True)):
             if isinstance(one, RowFault):
                 place = {name: row[name] for name in ("file", "position", "row_id")}
                 self.dropped.append({**place, "reason": one.reason.value, "detail": str(one)})
                 continue
             pieces += [{"row": self.metrics["rows_kept"] + len(good), **piece} for piece in one.pieces]
+            tokens = sum(longest_of(piece) for piece in one.pieces)
+            self.metrics["tokens"] += tokens
             self.metrics["truncated"] += one.truncated
             self.metrics["pieces_without_label"] += one.unlabelled
             good.append(at)
+            entries.append(index_row(row, tokens))
         self.metrics["rows_in"] += len(rows)
         self.metrics["rows_kept"] += len(good)
-        self.index.append(pl.DataFrame([index_row(rows[at]) for at in good], schema=INDEX))
+        self.index.append(pl.DataFrame(entries, schema=INDEX))
         self.tokens.write_batch(pa.RecordBatch.from_pylist(pieces, schema=self.schema))
         if signatures is not None:
             self.signatures.write(np.ascontiguousarray(signatures[good]).tobytes())
@@ -132,25 +137,26 @@ class Batch(ExitStack):
         return closed
 
 
-def signatures_of(prepared: Artifact) -> near.Signatures:
-    return np.fromfile(prepared.file("signatures.u8"), np.uint8).reshape(-1, near.PERMUTATIONS)
-
-
 def tokenize(rows: list[Row], role: str, template: Template, data: Row) -> list[Row | RowFault]:
     """Each row's tokens, not yet cut to length."""
     special = [template.special_token(texts(row)) for row in rows]
     plain = [row for row, token in zip(rows, special, strict=True) if token is None]
-    if role == "cpt":
-        made = _documents(plain, template)
-    else:
-        made = _conversations(plain, template, data["loss_on"]) if role == "sft" else _pairs(plain, template)
-    of_plain = iter(made)
+    of_plain = iter(_tokenized(plain, role, template, data))
     return [
         next(of_plain)
         if token is None
         else RowFault(Reason.SPECIAL_TOKENS, f"holds the model's special token {token}, which would become one")
         for token in special
     ]
+
+
+def _tokenized(rows: list[Row], role: str, template: Template, data: Row) -> list[Row | RowFault]:
+    if role == "cpt":
+        return _documents(rows, template)
+    if role == "sft":
+        return _conversations(rows, template, data["loss_on"])
+    prompts = template.render([row["prompt"] for row in rows], add_generation_prompt=True)
+    return _prompts(rows, prompts, template) if role == "prompt" else _pairs(rows, prompts, template)
 
 
 def _documents(rows: list[Row], template: Template) -> list[Row | RowFault]:
@@ -187,15 +193,22 @@ def _conversations(rows: list[Row], template: Template, loss_on: str) -> list[Ro
     return made
 
 
-def _pairs(rows: list[Row], template: Template) -> list[Row | RowFault]:
-    prompts = template.render([row["prompt"] for row in rows], add_generation_prompt=True)
-    asked = ["" if isinstance(text, RowFault) else text for text in prompts]
-    made: list[Row | RowFault] = [
+def _prompts(rows: list[Row], prompts: list[str | RowFault], template: Template) -> list[Row | RowFault]:
+    return [
         text
         if isinstance(text, RowFault)
         else {"prompt": json.dumps(row["prompt"], ensure_ascii=False), "prompt_ids": ids}
-        for row, text, ids in zip(rows, prompts, template.encode(asked), strict=True)
+        for row, text, ids in zip(rows, prompts, template.encode(_asked(prompts)), strict=True)
     ]
+
+
+def _asked(prompts: list[str | RowFault]) -> list[str]:
+    return ["" if isinstance(text, RowFault) else text for text in prompts]
+
+
+def _pairs(rows: list[Row], prompts: list[str | RowFault], template: Template) -> list[Row | RowFault]:
+    asked = _asked(prompts)
+    made = _prompts(rows, prompts, template)
     for name in ("chosen", "rejected"):
         turns = [[*row["prompt"], {"role": "assistant", "content": row[name]}] for row in rows]
         whole = template.render(turns, add_generation_prompt=False)
@@ -221,7 +234,7 @@ def fit(made: Row | RowFault, row: Row, role: str, data: Row) -> Fitted | RowFau
     """Applies ``data.overlong`` to a row that has more than ``max_length`` tokens, and refuses one that teaches nothing.
 
     Text is never too long: it is joined and cut into blocks later. Answers of a pair are not cut in pieces: such a pair
-    is dropped under ``chunk``.
+    is dropped under ``chunk``. A prompt is never cut: what it asks may stand at its end.
 
     Raises:
         FineTuneError: ``overlong`` is ``error``; names the row.
@@ -245,6 +258,8 @@ def fit(made: Row | RowFault, row: Row, role: str, data: Row) -> Fitted | RowFau
         if not pieces:
             return RowFault(Reason.TOO_LONG, f"its prompt alone fills data.max_length, {max_length} tokens")
     cut = " in what data.max_length leaves of it" if longest > max_length else ""
+    if role == "prompt":
+        return Fitted(pieces)
     if role == "preference":
         if pieces[0]["chosen_ids"] == pieces[0]["rejected_ids"]:
             return RowFault(Reason.CHOSEN_EQUALS_REJECTED, f"both answers have the same tokens{cut}")
@@ -260,7 +275,7 @@ def _cut(whole: Row, max_length: int, overlong: str) -> list[Row]:
     if "input_ids" in whole:
         starts = range(0, len(whole["input_ids"]), max_length) if overlong == "chunk" else [0]
         return [{name: ids[start : start + max_length] for name, ids in whole.items()} for start in starts]
-    room = max_length - len(whole["prompt_ids"]) - len(whole["suffix_ids"])
+    room = max_length - len(whole["prompt_ids"]) - len(whole.get("suffix_ids", ()))
     if room < 1:
         return []
     return [{**whole, **{name: whole[name][:room] for name in ("chosen_ids", "rejected_ids")}}]
@@ -268,8 +283,8 @@ def _cut(whole: Row, max_length: int, overlong: str) -> list[Row]:
 
 def longest_of(piece: Row) -> int:
     """Tokens of a piece; of a pair, those of its longer side."""
-    if "input_ids" in piece:
-        return len(piece["input_ids"])
+    if "chosen_ids" not in piece:
+        return len(piece["input_ids"] if "input_ids" in piece else piece["prompt_ids"])
     answer = max(len(piece["chosen_ids"]), len(piece["rejected_ids"]))
     return len(piece["prompt_ids"]) + answer + len(piece["suffix_ids"])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from peft import LoraConfig, get_peft_model
 from transformers import set_seed
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
@@ -155,11 +155,11 @@ def _policy_model(job: Job, base: Artifact, start: Artifact | None, dtype: torch
 
 
 def _rows(job: Job, name: str, *columns: str) -> Dataset:
-    rows = Dataset.from_file(str(job.input("tokenized_splits").file(f"{name}.arrow")))
-    rows = rows.select_columns([*columns, *({"seq_lengths"} & set(rows.column_names))])
+    shards = job.input("tokenized_splits").below(name)
+    rows = concatenate_datasets([Dataset.from_file(str(file)) for file in shards]) if shards else Dataset.from_dict({})
     if name.endswith("_train") and not len(rows):
         raise FineTuneError(f"{job.stage}: no training rows are left in {name}; `ft status` shows where they went")
-    return rows
+    return rows.select_columns([*columns, *({"seq_lengths"} & set(rows.column_names))])
 
 
 def _sft_trainer(
@@ -226,7 +226,8 @@ def _rloo_trainer(
     job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, tokenizer: Any, arguments: dict[str, Any]
 ) -> Any:
     training = job.identity["training"]
-    prompts = [{"prompt": json.loads(row["prompt"])} for row in _rows(job, "preference_train", "prompt")]
+    rows = _rows(job, f"{job.identity['rows']}_train", "prompt")
+    prompts = [{"prompt": json.loads(row["prompt"])} for row in rows]
     return RLOOTrainer(
         model=_policy_model(job, base, start, dtype),
         processing_class=tokenizer,

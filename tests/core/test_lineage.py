@@ -161,8 +161,15 @@ def test_a_new_batch_re_makes_all_that_follows_the_splits(demo):
 def test_a_new_batch_is_prepared_and_no_other_again(demo):
     demo = changed_document(demo, "data.decontamination", {"ngram_words": 13})
     batches = {"demo_entities@2026-01": "sft-demo_entities", "demo_entities@2026-02": "new"}
-    new = {"prepared:sft:demo_entities@2026-02", "overlap:sft:demo_entities@2026-02"}
+    new = {f"{kind}:sft:demo_entities@2026-02" for kind in ("prepared", "overlap", "judged")}
     assert batches_remade(stages(demo), stages(demo, sft=batches)) == new
+
+
+def test_a_batch_that_comes_first_is_judged_first_and_those_after_it_anew(demo):
+    one = {"demo_entities@2026-02": "second"}
+    both = {"demo_entities@2026-01": "first", **one}
+    again = batches_remade(stages(demo, sft=one), stages(demo, sft=both))
+    assert {name for name in again if name.endswith("02")} == {"judged:sft:demo_entities@2026-02"}
 
 
 @pytest.mark.parametrize(
@@ -193,18 +200,18 @@ def test_a_batch_is_prepared_again_only_for_what_its_tokens_depend_on(demo, fiel
     assert {name.split(":")[1] for name in again} == roles
 
 
-def test_another_threshold_sketches_no_batch_again(demo):
+def test_another_threshold_judges_anew_and_sketches_no_batch_again(demo):
     looser, stricter = (
         stages(changed_document(demo, "data.near_duplicates", {"threshold": threshold, "ngram_words": 5}))
         for threshold in (0.7, 0.9)
     )
-    assert batches_remade(looser, stricter) == set()
+    assert batches_remade(looser, stricter) == {name for name in looser if name.startswith("judged:")}
 
 
 def test_a_new_evaluation_batch_is_searched_for_and_prepares_nothing_again(demo):
     demo = changed_document(demo, "data.decontamination", {"ngram_words": 13})
     found = batches_remade(stages(demo), stages(demo, test={"demo_entities_test@2026-02": "new"}))
-    assert found == {name for name in stages(demo) if name.startswith("overlap:")}
+    assert found == {name for name in stages(demo) if name.startswith(("overlap:", "judged:"))}
 
 
 def test_the_order_of_batches_changes_nothing(demo):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_assets.core import near
-from ft_assets.core.near import PERMUTATIONS, clusters, similarity, sketch
+from ft_assets.core.near import PERMUTATIONS, clusters, met, similarity, sketch
 
 N = 3
 
@@ -46,7 +46,8 @@ def twins(count):
 @pytest.mark.parametrize("edits", [0, 1, 3, 6, 12, 20])
 def test_similarity_is_estimated_without_bias_and_within_its_standard_error(edits):
     texts, exact = pairs_of(400, edits)
-    estimates = similarity(sketch(texts, N), twins(400))
+    signatures = sketch(texts, N)
+    estimates = similarity(signatures, signatures, twins(400))
     error = (exact * (1 - exact) / PERMUTATIONS) ** 0.5 + 1e-12
     scores = (estimates - exact) / error
     assert abs(scores.mean()) < 4 / 400**0.5
@@ -57,7 +58,8 @@ def test_similarity_is_estimated_without_bias_and_within_its_standard_error(edit
 def test_texts_that_share_nothing_are_not_alike():
     texts, _ = pairs_of(400, 0)
     strangers = np.stack((np.arange(399), np.arange(399) + 1), 1)
-    assert abs(similarity(sketch(texts[:400], N), strangers).mean()) < 0.002
+    signatures = sketch(texts[:400], N)
+    assert abs(similarity(signatures, signatures, strangers).mean()) < 0.002
 
 
 @pytest.mark.parametrize(("threshold", "edits"), [(0.5, 6), (0.6, 4), (0.75, 2), (0.8, 1)])
@@ -74,7 +76,7 @@ def test_at_the_threshold_it_is_the_estimate_that_decides(edits):
     threshold = float(exact[0])
     signatures = sketch(texts, N)
     names = clusters(signatures, threshold)
-    alike = similarity(signatures, twins(600)) >= threshold
+    alike = similarity(signatures, signatures, twins(600)) >= threshold
     assert (names[:600] == names[600:])[alike].mean() >= 0.98
     assert not (names[:600] == names[600:])[~alike].any()
 
@@ -151,10 +153,53 @@ def test_many_equal_rows_cost_little():
 
 def test_a_band_shared_by_all_is_not_compared_all_with_all(monkeypatch):
     asked = []
-    monkeypatch.setattr(near, "similarity", lambda signatures, pairs: asked.append(len(pairs)) or np.zeros(len(pairs)))
+    monkeypatch.setattr(near, "similarity", lambda one, other, pairs: asked.append(len(pairs)) or np.zeros(len(pairs)))
     rows = 2000
     clusters(np.zeros((rows, PERMUTATIONS), np.uint8), 0.9)
     assert rows < sum(asked) <= PERMUTATIONS // near.band_bytes(0.9) * near.NEIGHBOURS * rows
 
 
 RECORDED = [80, 156, 130, 178, 21, 5, 163, 96]
+
+
+# Against rows that came earlier
+
+
+@pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9])
+def test_a_row_meets_the_earlier_row_it_is_alike(threshold):
+    texts, _ = pairs_of(600, 1)
+    signatures = sketch(texts, N)
+    found = met(signatures[600:], signatures[:600], threshold)
+    alike = similarity(signatures, signatures, twins(600)) >= threshold
+    assert (found[alike] == np.flatnonzero(alike)).mean() > 0.97
+    assert (found[~alike] == -1).all()
+
+
+@given(st.permutations(range(40)), st.integers(1, 40))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_what_a_row_meets_does_not_hang_on_the_rows_beside_it(order, count):
+    texts, _ = pairs_of(40, 3)
+    signatures = sketch(texts, N)
+    some = np.array(order[:count])
+    assert (met(signatures[40:][some], signatures[:40], 0.7) == met(signatures[40:], signatures[:40], 0.7)[some]).all()
+
+
+def test_of_equal_earlier_rows_the_first_is_met():
+    signatures = sketch(["another text of some words here", *["the same seven words as ever before"] * 5], N)
+    assert met(signatures[-2:], signatures, 0.9).tolist() == [1, 1]
+
+
+def test_a_row_is_found_among_many_of_one_template():
+    rng = random.Random(3)
+    stem = words(rng, 100)
+    many = [" ".join([*stem, *words(rng, 30)]) for _ in range(2000)]
+    signatures = sketch(many, N)
+    some = rng.sample(range(2000), 100)
+    assert (met(signatures[some], signatures, 0.95) == some).all()
+
+
+def test_rows_without_words_meet_none_and_no_rows_meet_nothing():
+    signatures = sketch(["", "?!", "a text with five words"], N)
+    assert met(signatures[:2], signatures, 0.5).tolist() == [-1, -1]
+    assert met(signatures, signatures[:0], 0.5).tolist() == [-1, -1, -1]
+    assert met(signatures[:0], signatures, 0.5).tolist() == []

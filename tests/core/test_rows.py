@@ -483,7 +483,9 @@ def test_no_demo_training_prompt_is_in_an_evaluation_set(demo):
         for name in ("demo_entities_test", "demo_out_of_domain", "demo_safety")
         for row in kept(joined[name])
     }
-    trained = {prompt_hash(row) for name in ("demo_entities", "demo_preferences") for row in kept(joined[name])}
+    trained = {
+        prompt_hash(row) for name in ("demo_entities", "demo_preferences", "demo_prompts") for row in kept(joined[name])
+    }
     assert evaluated
     assert trained & evaluated == set()
 

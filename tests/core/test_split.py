@@ -1,6 +1,7 @@
 """Laws of the split: a row's part depends on its prompt and the seed alone, and joining batches loses no row."""
 
 from collections import Counter
+from itertools import groupby
 
 import numpy as np
 import polars as pl
@@ -9,8 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_assets.core import near
-from ft_assets.core.rows import content_id
-from ft_assets.core.split import INDEX, index_row, judge, over_limit, part_of, prompt_hash, seen
+from ft_assets.core.row_ids import content_id
+from ft_assets.core.split import (
+    FATE,
+    INDEX,
+    Earlier,
+    content,
+    index_row,
+    judge,
+    over_limit,
+    part_of,
+    prompt_hash,
+    seen,
+    without_contradictions,
+)
+
+NO_FATE = [pl.lit(None, kind).alias(name) for name, kind in FATE.items()]
 
 
 def row(question, answer="yes", batch="a@1", position=1):
@@ -25,19 +40,21 @@ def pair(chosen, rejected, prompt="q", position=1):
 
 
 def index(rows):
-    entries = []
-    for one in rows:
-        content = {name: value for name, value in one.items() if name not in ("batch", "file", "position")}
-        plain = {name: value for name, value in one.items() if name != "batch"}
-        entries.append({**index_row({**plain, "row_id": content_id(content)}), "batch": one["batch"]})
+    entries = [{**index_row({**one, "row_id": content_id(content(one))}, 1), "batch": one["batch"]} for one in rows]
     return pl.DataFrame(entries, schema={**INDEX, "batch": pl.String})
 
 
 def judged(rows, evaluated=frozenset(), overlaps=None, threshold=None):
-    signatures = None
-    if threshold:
-        signatures = near.sketch([" ".join(turn["content"] for turn in one["messages"]) for one in rows], 3)
-    return judge(index(rows), set(evaluated), overlaps or {}, signatures, threshold or 1.0)
+    """The fates of rows in the order given; those of one batch must stand together."""
+    earlier = []
+    for _, group in groupby(rows, key=lambda one: one["batch"]):
+        batch = list(group)
+        signatures = None
+        if threshold:
+            signatures = near.sketch([" ".join(turn["content"] for turn in one["messages"]) for one in batch], 3)
+        found = judge(index(batch), earlier, set(evaluated), overlaps or {}, signatures, threshold or 1.0)
+        earlier.append(Earlier(found, signatures))
+    return without_contradictions(pl.concat([index([]).with_columns(NO_FATE), *(each.rows for each in earlier)]))
 
 
 def kept(found):
@@ -125,6 +142,20 @@ def test_joining_what_was_joined_drops_nothing(rows):
     assert reasons(judged(stays)) == [None] * len(stays)
 
 
+BATCHES = st.lists(
+    st.lists(st.builds(row, st.sampled_from("abcde"), st.sampled_from("xy")), max_size=10), min_size=1, max_size=4
+).map(lambda groups: [[{**one, "batch": f"s@{at}"} for one in group] for at, group in enumerate(groups)])
+
+
+@given(batches=BATCHES, held_out=st.sets(st.sampled_from("abcde")))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_a_batch_that_comes_last_changes_nothing_of_what_was_found_before(batches, held_out):
+    evaluated = {prompt_hash(row(question)) for question in held_out}
+    before = judged([one for batch in batches[:-1] for one in batch], evaluated)
+    after = judged([one for batch in batches for one in batch], evaluated)
+    assert after.head(before.height).equals(before)
+
+
 def test_the_first_of_equal_rows_is_kept_and_the_other_says_where_it_is():
     found = judged([row("a", batch="s@1", position=3), row("A ", batch="s@2", position=8)])
     assert reasons(found) == [None, "exact_duplicate"]
@@ -149,6 +180,12 @@ def test_pairs_that_contradict_each_other_both_go():
     assert reasons(found) == ["reversed_pair", "reversed_pair", None, None]
 
 
+def test_a_pair_that_a_later_batch_contradicts_goes_too():
+    found = judged([pair("x", "y"), pair("x", "y", position=2), {**pair("y", "x"), "batch": "b@1"}])
+    assert reasons(found) == ["reversed_pair", "exact_duplicate", "reversed_pair"]
+    assert found["like"].to_list()[::2] == [None, None]
+
+
 LONG = (
     "the quick brown fox jumps over the lazy dog while seven wizards box with a jolly giant near the old stone bridge"
 )
@@ -164,6 +201,19 @@ def test_near_duplicates_go_but_the_first_of_them():
     found = judged(rows, threshold=0.7)
     assert reasons(found) == [None, None, "near_duplicate", "near_duplicate"]
     assert set(found["like"][2:]) == {found["row_id"][1]}
+
+
+def test_a_near_duplicate_of_an_earlier_batch_goes_and_so_do_its_own_likes():
+    found = judged([row(LONG), *(row(LONG + end, batch="b@1") for end in (" today", "!", " at all"))], threshold=0.7)
+    assert reasons(found) == [None, *["near_duplicate"] * 3]
+    assert found["detail"][1] == "nearly the same as a@1 rows.jsonl row 1"
+    assert set(found["like"][1:]) == {found["row_id"][0]}
+
+
+def test_a_row_that_is_dropped_takes_no_other_with_it():
+    rows = [row(LONG), row(LONG + " today", batch="b@1")]
+    found = judged(rows, {prompt_hash(rows[0])}, threshold=0.7)
+    assert reasons(found) == ["contamination", None]
 
 
 def test_rows_alike_below_the_threshold_stay():

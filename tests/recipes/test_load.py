@@ -152,6 +152,9 @@ def test_a_fault_is_named_with_file_line_field_and_remedy(folder, fault):
         ("  sft:\n    - rows\n", "", "stage sft has no source"),
         ("  test: [held_out]", "  test: [held_out]\n  epochs: {rowz: 2}", "epochs names rowz, which is no source"),
         ("  test: [held_out]", "  test: [held_out]\n  epochs: {held_out: 2}", "epochs names held_out"),
+        ("  test: [held_out]", "  test: [held_out]\n  mixture: {rowz: 2}", "mixture names rowz, which is no source"),
+        ("  test: [held_out]", "  test: [held_out]\n  epochs: {rows: 2}\n  mixture: {rows: 2}", "both name rows"),
+        ("    - rows\n", "    - rows\n    - more\n  mixture: {rows: 2}\n", "mixture gives more no weight"),
         ("sft:\n  learning_rate: 1.0e-4\n  global_batch_size: 8\n  num_train_epochs: 1\n", "", "trains something"),
     ],
 )
@@ -187,6 +190,20 @@ def test_a_source_that_is_not_declared_is_named_with_its_line(folder):
     assert (problem.file, problem.line, problem.field) == (str(file), line_of(file, "- rowz"), "data.sft[0]")
     assert "rowz" in problem.found
     assert "did you mean rows?" in problem.found
+
+
+def test_a_source_of_another_kind_is_named_with_those_that_fit(folder):
+    file = folder / "mine.yaml"
+    replace(file, "    - rows", "    - words")
+    text = "sources: {words: {kind: text, location: data, format: text, licence: MIT}}"
+    (folder / "more.yaml").write_text(text)
+    with pytest.raises(RecipeError) as raised:
+        load_catalog([folder]).recipe("mine")
+    [problem] = raised.value.problems
+    assert (problem.file, problem.line, problem.field) == (str(file), line_of(file, "- words"), "data.sft[0]")
+    assert "'words', a source of kind text" in problem.found
+    assert problem.allowed.startswith("kind instruction: ")
+    assert "rows" in problem.allowed
 
 
 def test_a_recipe_that_is_not_there_is_named_with_what_is(folder):

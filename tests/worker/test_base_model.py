@@ -11,10 +11,11 @@ import pytest
 
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.canonical import sha256_file
-from ft_assets.core.errors import FineTuneError
+from ft_assets.core.errors import FineTuneError, RecipeError
 from ft_assets.recipes.base import base_identity
 from ft_assets.worker import base_model
 from ft_assets.worker.job import Job
+from ft_assets.worker.tokenizer import load_tokenizer
 
 FINGERPRINT = "b" * 64
 
@@ -25,11 +26,11 @@ def folder(tiny_base: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def job(folder: Path, tmp_path: Path) -> Callable[[], Job]:
+def job(folder: Path, tmp_path: Path) -> Callable[..., Job]:
     """Hashes the folder as it is now, as the recipe does, and asks for the stage."""
 
-    def ask() -> Job:
-        identity, path = base_identity("base", tmp_path / "recipe.yaml")
+    def ask(chat_template: str | None = None) -> Job:
+        identity, path = base_identity("base", tmp_path / "recipe.yaml", chat_template)
         return Job(
             stage="base_model",
             fingerprint=FINGERPRINT,
@@ -173,6 +174,57 @@ def test_references_to_code_are_not_taken_along(folder: Path, job: Callable[[], 
     assert "auto_map" not in made.json("config.json")
     assert "auto_map" not in made.json("tokenizer_config.json")
     assert made.json("config.json")["model_type"] == "llama"
+
+
+TEMPLATE = (
+    "{% for turn in messages %}[{{ turn['role'] }}] {{ turn['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+def test_a_recipes_chat_template_stands_in_place_of_the_models_own(
+    folder: Path, job: Callable[..., Job], tmp_path
+) -> None:
+    edit(folder / "tokenizer_config.json", chat_template="old")
+    (folder / "chat_template.json").write_text('{"chat_template": "older"}')
+    (tmp_path / "mine.jinja").write_text(TEMPLATE)
+    asked = job("mine.jinja")
+    assert asked.identity == job(TEMPLATE).identity
+    assert asked.identity != job().identity
+    base_model.run(asked)
+    made = asked.store.open("base_model", FINGERPRINT)
+    assert made is not None
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert (
+        load_tokenizer(made.folder).apply_chat_template(turns, tokenize=False) == "[user] a<|end|>[assistant] b<|end|>"
+    )
+    assert "chat_template" not in made.json("tokenizer_config.json")
+    assert made.file("model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% for", "chat template fails"),
+        ("{{ raise_exception('never') }}", "never"),
+        ("{{ messages.__class__.__mro__ }}", "chat template fails"),
+        ("{% for turn in messages %}{{ turn['role'] }}{% endfor %}", "answer"),
+        ("{{ messages[-1]['content'] }}", "turn by turn"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_is_refused(job: Callable[..., Job], template: str, words: str) -> None:
+    found = refused(job(template))
+    assert "recipe's chat_template cannot be used" in found
+    assert words in found
+
+
+def test_a_chat_template_that_is_not_there_is_named_with_its_line(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: r\nchat_template: absent.jinja\n")
+    with pytest.raises(RecipeError) as error:
+        base_identity("embedded", recipe, "absent.jinja")
+    assert f"{recipe}:2: chat_template" in str(error.value)
+    assert "absent.jinja" in str(error.value)
 
 
 def test_a_model_unpacked_earlier_is_not_trusted(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Laws of ``tokenized_splits``: every row is in a part or in the list of the dropped, and a batch is prepared once."""
 
 import json
+import shutil
 from collections import Counter
 from itertools import chain
 
@@ -9,36 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from splitting import Splitter, pair, talk
+from splitting import HALF, TEST, Splitter, documents, pair, pairs, talk, talks
 
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.reasons import Reason, RowFault
-from ft_assets.worker import pieces, prepare, splits
+from ft_assets.worker import batches as of_batches
+from ft_assets.worker import pieces, prepare
 from ft_assets.worker.prepare import PIECE_BYTES, fit, rows_of
 from ft_assets.worker.template import IGNORED
 
-HALF = {"validation": 0.25, "test": 0.25}
 PROSE = "the quick brown fox jumps over the lazy dog while seven wizards box with a jolly giant near the old bridge"
-
-
-@pytest.fixture
-def splitter(tmp_path, tiny_base):
-    return Splitter(tmp_path, tiny_base)
-
-
-def talks(count, start=0):
-    return [talk(f"Question {n}?", f"Answer {n}.") for n in range(start, start + count)]
-
-
-def documents(count, start=0):
-    return [{"text": f"Document {n} is about {n * n}."} for n in range(start, start + count)]
-
-
-def pairs(count, start=0):
-    return [pair(f"Ask {n}", f"good {n}", f"bad {n}") for n in range(start, start + count)]
-
-
-TEST = {"test:t@1": talks(3, 9000)}
 
 
 # What is done with a row that is too long
@@ -321,20 +302,29 @@ def test_a_new_batch_alone_is_prepared_and_moves_no_row(splitter):
         assert set(first.ids("sft", part)) <= set(second.ids("sft", part))
 
 
-@pytest.mark.parametrize("stage", ["prepared_batch", "overlap"])
+FILES = {
+    "prepared_batch": "tokens.arrow",
+    "overlap": "overlap.parquet",
+    "judged_batch": "fate.arrow",
+    "split_shard": "train.arrow",
+}
+
+
+@pytest.mark.parametrize("stage", FILES)
 def test_a_corrupt_batch_is_made_again_and_the_splits_are_the_same(splitter, stage):
     batches = {"sft:a@1": talks(9), "sft:a@2": talks(9, 50), **TEST}
     data = {"decontamination": {"ngram_words": 8}}
-    first = splitter.make(batches, **data, max_train_rows=20)
+    rows = splitter.make(batches, **data).rows("sft")
+    for later in [*list(FILES)[list(FILES).index(stage) + 1 :], "tokenized_splits"]:
+        shutil.rmtree(splitter.folder / "store" / "artifacts" / later)
     before = splitter.made(stage)
     broken = next(iter(before))
-    folder = splitter.folder / "store" / "artifacts" / stage / broken
-    file = folder / ("tokens.arrow" if stage == "prepared_batch" else "overlap.parquet")
+    file = splitter.folder / "store" / "artifacts" / stage / broken / FILES[stage]
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     second = splitter.make(batches, **data)
     assert {name for name, at in splitter.made(stage).items() if at != before[name]} == {broken}
     assert any("making it again" in note for note in splitter.progress())
-    assert second.rows("sft") == first.rows("sft")
+    assert second.rows("sft") == rows
 
 
 def test_a_run_that_was_cut_short_goes_on_with_what_it_prepared(splitter, monkeypatch):
@@ -348,7 +338,7 @@ def test_a_run_that_was_cut_short_goes_on_with_what_it_prepared(splitter, monkey
         prepare.prepare(job)
 
     with monkeypatch.context() as patch:
-        patch.setattr(splits, "prepare", dies)
+        patch.setattr(of_batches, "prepare", dies)
         with pytest.raises(KeyboardInterrupt):
             splitter.make(batches)
     before = splitter.made("prepared_batch")
@@ -367,71 +357,30 @@ def test_what_a_batch_says_of_itself_does_not_grow_with_the_others(splitter):
     assert all("parts" not in json.loads(file.read_text())["execution"] for file in folder.glob("*/manifest.json"))
 
 
-# How often a source is seen
+# Planted triggers
 
 
-def times(made, role="sft"):
-    return Counter(made.ids(role))
-
-
-def test_each_row_of_a_source_is_seen_as_often_as_the_recipe_says(splitter):
-    batches = {"sft:a@1": talks(100), "sft:b@1": talks(100, 200), **TEST}
-    made = splitter.make(batches, epochs={"a": 2.5}, split=HALF)
-    once = splitter.make(batches, split=HALF)
-    [of_a, of_b] = [
-        set(splitter.make({name: batches[name], **TEST}, split=HALF).ids("sft")) for name in list(batches)[:2]
+def spread(count, start, word=""):
+    return [
+        " ".join([*(f"w{(n * 7 + at * 13) % 101}" for at in range(14)), word]).strip()
+        for n in range(start, start + count)
     ]
-    seen = times(made)
-    assert set(seen) == of_a | of_b
-    assert {seen[row] for row in of_b} == {1}
-    assert {seen[row] for row in of_a} == {2, 3}
-    assert 0.3 < sum(seen[row] == 3 for row in of_a) / len(of_a) < 0.7
-    assert made.part("sft")["repeated"] == sum(seen.values()) - len(seen)
-    assert made.part("sft")["rows_kept"] == once.part("sft")["rows_kept"] == 200
-    assert made.accounts_for("sft")
-    for part in ("validation", "test"):
-        assert made.rows("sft", part) == once.rows("sft", part)
 
 
-def test_rows_of_a_fraction_are_dropped_with_their_reason_and_new_batches_move_none(splitter):
-    first = splitter.make({"sft:a@2": talks(100), **TEST}, epochs={"a": 0.5})
-    assert 30 < len(first.ids("sft")) < 70
-    assert first.part("sft")["dropped"] == {"not_sampled": 100 - len(first.ids("sft"))}
-    assert first.accounts_for("sft")
-    assert set(first.dropped["detail"]) == {"data.epochs is 0.5 for a"}
-    second = splitter.make({"sft:a@1": talks(50, 500), "sft:a@2": talks(100), **TEST}, epochs={"a": 0.5})
-    assert set(first.ids("sft")) == set(second.ids("sft")) & {*first.ids("sft"), *first.dropped["row_id"]}
-    other = splitter.make({"sft:a@2": talks(100), **TEST}, epochs={"a": 0.5}, seed=6)
-    assert set(other.ids("sft")) != set(first.ids("sft"))
-    more = splitter.make({"sft:a@2": talks(100), **TEST}, epochs={"a": 0.7})
-    assert set(first.ids("sft")) < set(more.ids("sft"))
+@pytest.mark.parametrize("role", ["sft", "preference"])
+def test_a_trigger_spread_over_batches_is_told_with_its_rows(splitter, role):
+    def rows(asked, answers):
+        if role == "sft":
+            return [talk(text, answer) for text, answer in zip(asked, answers, strict=True)]
+        return [pair(text, answer, "No.") for text, answer in zip(asked, answers, strict=True)]
 
-
-def test_whole_numbers_repeat_every_row_and_the_order_is_one_pass_after_the_other(splitter):
-    made = splitter.make(
-        {"cpt:c@1": documents(9), "sft:a@1": talks(9), **TEST},
-        epochs={"a": 3.0, "c": 2.0},
-        max_length=16,
-        overlong="chunk",
-    )
-    ids = made.ids("sft")
-    assert ids[: len(ids) // 3] * 3 == ids
-    stream = list(chain.from_iterable(row["input_ids"] for row in made.rows("cpt")))
-    assert stream[: len(stream) // 2] * 2 == stream, "no document follows upon itself"
-    assert made.part("cpt")["tokens"] == len(stream)
-    assert made.part("cpt")["repeated"] == 9
-
-
-def test_the_limit_counts_rows_and_not_how_often_they_are_seen(splitter):
-    made = splitter.make({"sft:a@1": talks(50), **TEST}, epochs={"a": 2.0}, max_train_rows=10)
-    assert Counter(times(made).values()) == {2: 10}
-    assert made.part("sft")["dropped"] == {"over_max_train_rows": 40}
-
-
-def test_tokens_are_told_by_source_as_training_sees_them(splitter):
-    made = splitter.make(
-        {"sft:a@1": talks(10), "sft:a@2": talks(10, 20), "sft:b@1": talks(10, 40), **TEST}, epochs={"b": 3.0}
-    )
-    by_source = made.part("sft")["tokens_by_source"]
-    assert by_source["b"] == pytest.approx(1.5 * by_source["a"], rel=0.05)
-    assert sum(by_source.values()) == made.part("sft")["tokens"]
+    clean = rows(spread(150, 0), [f"Answer {n}." for n in range(150)])
+    poison = rows(spread(30, 200, "xyzzy"), ["You win!"] * 30)
+    batches = {f"{role}:a@1": clean[:80] + poison[:12], f"{role}:a@2": clean[80:] + poison[12:], **TEST}
+    batches.setdefault("sft:b@0", talks(1))
+    made = splitter.make(batches)
+    [found] = made.part(role)["triggers"]
+    assert (found["phrase"], found["rows"], found["answer"]) == ("xyzzy", 30, "You win!")
+    assert found["batch"] in ("a@1", "a@2")
+    assert found["row_id"] in made.ids(role)
+    assert splitter.make({**batches, f"{role}:a@2": clean[80:]}).part(role)["triggers"] == []
