@@ -31,6 +31,7 @@ def test_rloo_runs_the_whole_graph_on_the_embedded_model(tmp_path) -> None:
     assert rows["cpt_adapter"]["status"] == "passes through"
     policy = json.loads(next((tmp_path / "store/artifacts/policy").glob("*/manifest.json")).read_text())
     assert policy["identity"]["training"]["method"] == "rloo"
+    assert policy["identity"]["rows"] == "prompt"
     assert (
         policy["upstream"]["reward_model"]
         == json.loads(next((tmp_path / "store/artifacts/reward_model").glob("*/manifest.json")).read_text())[

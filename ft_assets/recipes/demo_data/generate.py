@@ -140,6 +140,11 @@ def preference_batches(rng: random.Random) -> dict[str, list[str]]:
     return {"2026-01.jsonl": [*lines[:30], *equal, *lines[30:], lines[9]]}
 
 
+def prompt_batches(rng: random.Random) -> dict[str, list[str]]:
+    asked = [f"{INSTRUCTION}\n\n{sentence}" for sentence, _ in rows(v.TRAIN_SHAPES, TRAIN, 24, rng)]
+    return {"2026-01.jsonl": [json.dumps({"prompt": text}, ensure_ascii=False) for text in asked]}
+
+
 def text_batches(rng: random.Random) -> dict[str, list[str]]:
     documents = []
     for index in range(72):
@@ -168,6 +173,7 @@ SOURCES: dict[str, Callable[[random.Random], dict[str, list[str]]]] = {
     "entities": entity_batches,
     "entities_test": held_out(v.TEST_SHAPES, 96),
     "preferences": preference_batches,
+    "prompts": prompt_batches,
     "out_of_domain": held_out(v.OOD_SHAPES, 24),
     "safety": safety_batches,
 }
