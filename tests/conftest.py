@@ -45,7 +45,8 @@ sources:
   tiny_test: {{kind: instruction, location: data/test, format: alpaca, licence: CC0-1.0}}
 """
 DPO = "{method: dpo, beta: 0.1, learning_rate: 1.0e-3, global_batch_size: 2, num_train_epochs: 1, max_steps: 3}"
-ONE_PROCESS = "{checkpoint_every_steps: 2, device: cpu, threads_per_process: 1}"
+# float32, as chips differ in what they are fast in.
+ONE_PROCESS = "{checkpoint_every_steps: 2, device: cpu, dtype: float32, threads_per_process: 1}"
 
 
 class Workshop:

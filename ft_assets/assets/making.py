@@ -133,6 +133,7 @@ def make_stage_in_worker(
         "execution": {
             "partition": recipe.name,
             "device": hardware.device,
+            "dtype": hardware.dtype,
             "usd_per_hour": hardware.usd_per_hour,
             "batch_size": hardware.evaluation_batch_size,
             "tracker": tracker.request(),

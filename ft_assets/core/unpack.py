@@ -15,7 +15,7 @@ PACKINGS = (".gz", ".zst")
 MAX_EXPANSION = 200
 EXPANSION_FREE_BYTES = 2**26
 MAX_ZSTD_WINDOW_BYTES = 2**27
-PIECE_BYTES = 1024  # zstd packs at most 128 KiB into 4 bytes: a piece unpacks to 32 MiB at worst.
+PIECE_BYTES = 256  # zstd packs at most 128 KiB into 4 bytes: a piece unpacks to 8 MiB at worst.
 
 
 def open_plain(file: Path) -> io.BufferedReader:

@@ -241,9 +241,13 @@ class Publish(Strict):
 
 
 class Hardware(Strict):
-    """Execution only: nothing here changes a fingerprint. Memory in GiB, price in US dollars per hour."""
+    """Execution only: nothing here changes a fingerprint. Memory in GiB, price in US dollars per hour.
+
+    ``dtype`` is what a model computes in; ``auto`` takes what the chip is fast in.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     processes: Annotated[int, Field(ge=1, le=1024)] = 1
     threads_per_process: Annotated[int, Field(ge=1, le=1024)] | None = None
     memory_gib: Annotated[float, Field(gt=0, le=65_536)] = 8.0

@@ -66,7 +66,7 @@ class Evaluation:
         self.job = job
         self.settings = job.identity["evaluation"]
         self.device = pick_device(job.execution["device"])
-        self.dtype = pick_dtype(self.device)
+        self.dtype = pick_dtype(self.device, job.execution["dtype"])
         self.base = job.input("base_model")
         self.splits = job.input("tokenized_splits")
         self.tokenizer = load_tokenizer(self.base.folder)

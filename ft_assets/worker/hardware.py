@@ -4,6 +4,8 @@ import time
 
 import torch
 
+from ft_assets.core.errors import FineTuneError
+
 PROBE = (512, 1024)
 
 
@@ -11,18 +13,24 @@ def pick_device(wanted: str) -> str:
     """``cuda`` or ``cpu``; ``auto`` takes a GPU where there is one.
 
     Raises:
-        RuntimeError: ``cuda`` is wanted and there is none.
+        FineTuneError: ``cuda`` is wanted and there is none.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("hardware.device is cuda and this machine has no CUDA GPU; use auto or cpu")
+        raise FineTuneError("hardware.device is cuda and this machine has no CUDA GPU; use auto or cpu")
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def pick_dtype(device: str) -> torch.dtype:
-    """bfloat16 on a GPU that has it; on a CPU whichever of bfloat16 and float32 multiplies faster here.
+def pick_dtype(device: str, wanted: str) -> torch.dtype:
+    """``hardware.dtype``; for ``auto`` bfloat16 on a GPU that has it, on a CPU whichever of bfloat16 and float32 multiplies
+    faster here: some chips are three times as fast in bfloat16, others slower.
 
-    Chips with AMX train about three times as fast in bfloat16, chips without are slower in it than in float32.
+    Raises:
+        FineTuneError: float16 is wanted on a CPU, whose layers lack it.
     """
+    if wanted == "float16" and device != "cuda":
+        raise FineTuneError("hardware.dtype float16 needs a CUDA GPU; on a CPU use auto, bfloat16 or float32")
+    if wanted != "auto":
+        return dtype_from_name(wanted)
     if device == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     seconds = {dtype: _time_matmul(dtype) for dtype in (torch.float32, torch.bfloat16)}

@@ -14,7 +14,7 @@ from ft_assets.worker.tokenizer import load_tokenizer
 
 def run(job: Job) -> None:
     merged = job.input("merged_model")
-    dtype = pick_dtype(pick_device(job.execution["device"]))
+    dtype = pick_dtype(pick_device(job.execution["device"]), job.execution["dtype"])
     sizes = {"merged": weights_bytes(merged.folder)}
     with job.commit() as staging:
         for name in job.identity["formats"]:

@@ -40,7 +40,7 @@ def run(job: Job) -> None:
     folder = job.scratch / "checkpoints"
     world = f"{placement['processes']} processes and ZeRO {placement['zero_stage']}"
     resume = checkpoints.newest(folder, world, say=job.progress)
-    dtype = resume.dtype or dtype_name(pick_dtype(device))
+    dtype = resume.dtype or dtype_name(pick_dtype(device, job.execution["dtype"]))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     _join_ranks(placement, device)
     set_seed(job.identity["seed"])
@@ -72,16 +72,22 @@ def _join_ranks(placement: dict[str, Any], device: str) -> None:
         raise FineTuneError(f"the plan wants {placement['processes']} processes, {world} came: not training alone")
 
 
-def deepspeed_config(placement: dict[str, Any], identity: dict[str, Any], dtype: str) -> dict[str, Any] | None:
-    """DeepSpeed's JSON for a placement, or None where one process needs no engine."""
+def deepspeed_config(
+    placement: dict[str, Any], identity: dict[str, Any], device: str, dtype: str
+) -> dict[str, Any] | None:
+    """DeepSpeed's JSON for a placement, or None where one process needs no engine.
+
+    On a CPU its half-precision modes stay off: as with one process, frozen weights are in ``dtype`` and what is trained in
+    float32, and nothing is cast.
+    """
     if not placement["zero_stage"]:
         return None
     return {
         "train_micro_batch_size_per_gpu": placement["micro_batch"],
         "gradient_accumulation_steps": placement["gradient_accumulation_steps"],
         "gradient_clipping": identity["training"]["max_grad_norm"],
-        "bf16": {"enabled": dtype == "bfloat16"},
-        "fp16": {"enabled": dtype == "float16"},
+        "bf16": {"enabled": device == "cuda" and dtype == "bfloat16"},
+        "fp16": {"enabled": device == "cuda" and dtype == "float16"},
         "zero_optimization": {"stage": placement["zero_stage"], "stage3_gather_16bit_weights_on_model_save": True},
         "zero_allow_untested_optimizer": True,
     }
@@ -117,7 +123,7 @@ def _arguments(job: Job, placement: dict[str, Any], device: str, dtype: torch.dt
         "disable_tqdm": True,
         "dataloader_pin_memory": cuda,
         "ddp_find_unused_parameters": False,
-        "deepspeed": deepspeed_config(placement, job.identity, dtype_name(dtype)),
+        "deepspeed": deepspeed_config(placement, job.identity, device, dtype_name(dtype)),
     }
 
 

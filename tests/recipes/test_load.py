@@ -103,7 +103,7 @@ FAULTS = {
         "did you mean",
         "warmup_step:",
     ),
-    "an unknown field": ("seed: 1", "seed: 1\nzzz: 2", "zzz", "base_model, seed", "zzz:"),
+    "an unknown field": ("seed: 1", "seed: 1\nzzz: 2", "zzz", "base_model, chat_template, seed", "zzz:"),
     "a value below its bound": ("  r: 8", "  r: 0", "adapter.r", "greater than or equal to 1", "r: 0"),
     "a value above its bound": ("1.0e-4", "7", "sft.learning_rate", "less than or equal to 1", "learning_rate:"),
     "a share above half": ("validation: 0.1", "validation: 0.6", "data.split.validation", "0.5", "split:"),

@@ -11,7 +11,7 @@ from ft_assets.worker.job import Job
 from ft_assets.worker.merge import PARITY_ROWS, _parity_prompts
 
 SPLITS = ("tokenized_splits", "d" * 64)
-PARTS = ("sft_validation", "sft_train", "cpt_validation", "cpt_train", "preference_train")
+PARTS = ("sft_validation", "sft_train", "cpt_validation", "cpt_train", "preference_train", "prompt_train")
 
 
 def job_over(store: ArtifactStore, folder: Path) -> Job:
@@ -31,10 +31,10 @@ def job_over(store: ArtifactStore, folder: Path) -> Job:
 def make_splits(store: ArtifactStore, rows: dict[str, int]) -> None:
     with store.write(*SPLITS, code_version="1", identity={}, upstream={}) as staging:
         for name in PARTS:
-            column = "prompt_ids" if name.startswith("preference") else "input_ids"
+            column = "prompt_ids" if name.startswith("p") else "input_ids"
             ids = [[row, PARTS.index(name)] for row in range(rows.get(name, 0))]
             pl.DataFrame({column: ids}, schema={column: pl.List(pl.Int32)}).write_ipc_stream(
-                staging.file(f"{name}.arrow")
+                staging.file(f"{name}/00000.arrow")
             )
 
 
