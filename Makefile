@@ -18,8 +18,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@$(BIN)/ft run demo
 
+# Side by side on up to four cores; most tests wait for one process at a time.
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 check: $(READY) debian lint test
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import containers as box
 import psutil
 import pytest
+from filelock import FileLock
 from splitting import Splitter
 
 from ft_assets.core.read import read_records
@@ -103,8 +104,7 @@ class Workshop:
 
     def run(self, *words: str, code: int = 0) -> dict:
         """``ft run tiny --json``, as {(asset, partition): row} and the whole outcome under the key None."""
-        outcome = json.loads(self.ft("run", "tiny", "--json", *words, code=code).stdout)
-        return {(row["asset"], row["partition"]): row for row in outcome["rows"]} | {None: outcome}
+        return outcome_of(self.ft("run", "tiny", "--json", *words, code=code).stdout)
 
     def status(self) -> dict[str, dict]:
         states = json.loads(self.ft("status", "tiny", "--json").stdout)["tiny"]
@@ -140,6 +140,11 @@ class Workshop:
     def artifact(self, stage: str) -> Path:
         found = sorted((self.home / "store" / "artifacts" / stage).iterdir(), key=lambda path: path.stat().st_mtime)
         return found[-1]
+
+
+def outcome_of(text: str) -> dict:
+    outcome = json.loads(text)
+    return {(row["asset"], row["partition"]): row for row in outcome["rows"]} | {None: outcome}
 
 
 def make_tiny_model(folder: Path) -> None:
@@ -199,9 +204,19 @@ def workshop(tmp_path: Path, tiny_base: Path) -> Workshop:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Workshop:
-    """A workshop in which the tiny recipe has been run to its end; tests that share it only read."""
-    shop = open_workshop(tmp_path_factory.mktemp("made"), tiny_base)
-    shop.first = shop.run()
+    """A workshop in which the tiny recipe has been run to its end; tests that share it only read.
+
+    Processes that test side by side share one: the first makes it, the others wait.
+    """
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    folder = tmp_path_factory.mktemp("made") if alone else tmp_path_factory.getbasetemp().parent / "made"
+    outcome = folder / "first.json"
+    with FileLock(f"{folder}.lock"):
+        if not outcome.is_file():
+            folder.mkdir(exist_ok=True)
+            outcome.write_text(open_workshop(folder, tiny_base).ft("run", "tiny", "--json").stdout)
+    shop = Workshop(folder)
+    shop.first = outcome_of(outcome.read_text())
     return shop
 
 

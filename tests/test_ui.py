@@ -15,7 +15,8 @@ from conftest import ROOT, Workshop
 from test_graph import MODEL_ASSETS
 from waiting import until
 
-pytestmark = [pytest.mark.graph, pytest.mark.browser]
+# One webserver serves them all.
+pytestmark = [pytest.mark.graph, pytest.mark.browser, pytest.mark.xdist_group("ui")]
 
 
 @pytest.fixture(scope="module")
