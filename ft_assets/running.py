@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.utils import make_new_run_id
 from sqlalchemy.exc import OperationalError
@@ -116,7 +117,8 @@ def _unchanged(
     found: Settings, catalog: Catalog, instance: dg.DagsterInstance, keys: list[str]
 ) -> dict[str, list[Row]]:
     """The batches that need no run, and what to say of them: their files are those that were ingested, what was made of
-    them is whole and passed its checks, and Dagster knows of it.
+    them is whole and passed its checks, and Dagster knows of it. Where a location tells no time or tag of a file's last
+    change, it may have changed all the same.
     """
     store = found.open_store()
     recorded = instance.get_materialized_partitions(dg.AssetKey("validated_dataset"))
@@ -126,6 +128,8 @@ def _unchanged(
         files, ref = looks[key.partition("@")[0]].batches.get(key), store.get_ref(RAW, key) or {}
         state = batch_state(catalog, store, key)
         if key not in recorded or files is None or files.signature != ref.get("signature") or state.word != "validated":
+            continue
+        if not all(file.changed for file in files.files.values()) or not _recorded_well(instance, key, state.validated):
             continue
         started = time.monotonic()
         made = {}
@@ -141,6 +145,17 @@ def _unchanged(
             if artifact is not None
         ]
     return unchanged
+
+
+def _recorded_well(instance: dg.DagsterInstance, key: str, validated: str) -> bool:
+    """Whether Dagster's last word of a batch is this version, and its run, with its checks, ended well."""
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey("validated_dataset"), asset_partitions=[key])
+    for record in instance.fetch_materializations(wanted, limit=1).records:
+        run = instance.get_run_by_id(record.run_id)
+        tags = record.asset_materialization.tags if record.asset_materialization else None
+        ended_well = run is not None and run.status == dg.DagsterRunStatus.SUCCESS
+        return ended_well and (tags or {}).get(DATA_VERSION_TAG) == validated
+    return False
 
 
 def _upstream(until: str | None) -> tuple[str, ...]:

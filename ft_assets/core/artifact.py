@@ -362,6 +362,8 @@ def _sweep(staging: Path) -> None:
 
 
 def _hash_files(folder: Path, known: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    if gone := [name for name in known if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"{folder}: {', '.join(gone)} went while the artifact was made; make it again")
     files = dict(known)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

@@ -14,7 +14,7 @@ prompt     u64       the hash of what is asked: rows that share it share a side
 pair       u64       preference only: the hash of prompt and both answers, in whatever order
 flipped    bool      preference only: which of the two answers is chosen
 answer     u64       the hash of what is learned to be said: the last turn, or the chosen answer
-tokens     u32       of its pieces together, of a pair those of the longer side
+tokens     u32       of its pieces together, of a pair those of both sides
 ========== ========= ==============================================================
 
 The part of a row depends on its prompt and the seed alone, so a new batch moves no row. Of rows that are alike the first
@@ -24,7 +24,9 @@ was found before (but for a pair that it contradicts).
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -147,15 +149,15 @@ def judge(
         signatures: of the rows, where near-duplicates are to go.
     """
     rows = rows.with_columns(pl.lit(None, kind).alias(name) for name, kind in FATE.items())
-    known = _equal(rows, earlier)
-    rows = _drop_alike(rows, known, Reason.EXACT_DUPLICATE, "same content as ")
-    rows = without_contradictions(rows, [each.rows for each in earlier])
+    before = pl.concat([each.rows for each in earlier] or [rows.clear()])
+    rows = _drop_alike(rows, _equal(rows, before), Reason.EXACT_DUPLICATE, "same content as ")
+    rows = without_contradictions(rows, before)
     asked = pl.col("prompt").is_in(pl.Series(sorted(evaluated), dtype=pl.UInt64).implode())
     rows = _drop(rows, asked, Reason.CONTAMINATION, pl.lit("its prompt is in an evaluation set"))
     shared = pl.col("row_id").replace_strict(overlaps, default=None, return_dtype=pl.String)
     rows = _drop(rows, shared.is_not_null(), Reason.CONTAMINATION, pl.lit("shares an n-gram with ") + shared)
     if signatures is not None:
-        rows = _drop_near(rows, signatures, earlier, threshold)
+        rows = _drop_near(rows, signatures, before, [each.signatures for each in earlier], threshold)
     return rows
 
 
@@ -184,12 +186,11 @@ def _drop_alike(rows: pl.DataFrame, known: pl.DataFrame, reason: Reason, words: 
     return found.drop("at", "place", "id")
 
 
-def _equal(rows: pl.DataFrame, earlier: list[Earlier]) -> pl.DataFrame:
+def _equal(rows: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
     """Rows whose key came before, by ``at``, and the first that has it."""
     own = rows.with_row_index("at")
-    firsts = [each.rows.join(own.select("key"), on="key", how="semi", maintain_order="left") for each in earlier]
     named = [_place().alias("place"), pl.col("row_id").alias("id"), "key"]
-    old = pl.concat([each.select(named) for each in firsts]) if firsts else own.clear().select(named)
+    old = before.join(own.select("key"), on="key", how="semi", maintain_order="left").select(named)
     new = own.filter(~pl.col("key").is_first_distinct() | pl.col("key").is_in(old["key"].unique().implode()))
     of_batch = own.join(new.select("key").unique(), on="key", how="semi", maintain_order="left").select(named)
     first = pl.concat([old, of_batch]).unique("key", keep="first", maintain_order=True)
@@ -197,16 +198,22 @@ def _equal(rows: pl.DataFrame, earlier: list[Earlier]) -> pl.DataFrame:
 
 
 def _drop_near(
-    rows: pl.DataFrame, signatures: near.Signatures, earlier: list[Earlier], threshold: float
+    rows: pl.DataFrame,
+    signatures: near.Signatures,
+    before: pl.DataFrame,
+    signatures_before: Sequence[near.Signatures | None],
+    threshold: float,
 ) -> pl.DataFrame:
     """Rows that are nearly one that is kept of an earlier batch go first, then all of a cluster but its first."""
-    for each in earlier:
-        alive = np.flatnonzero(rows["reason"].is_null().to_numpy())
-        kept = np.flatnonzero(each.rows["reason"].is_null().to_numpy())
-        assert each.signatures is not None
-        found = near.met(signatures[alive], each.signatures[kept], threshold)
-        like = each.rows[kept[found[found >= 0]]]
-        rows = _drop_alike(rows, _known(alive[found >= 0], like), Reason.NEAR_DUPLICATE, "nearly the same as ")
+    stays = before["reason"].is_null().to_numpy()
+    borders = np.cumsum([0, *(len(some) for some in signatures_before if some is not None)])
+    assert borders[-1] == len(stays), "each row that came before has its signature"
+    parts = zip(signatures_before, pairwise(borders), strict=True)
+    kept_signatures = [some[stays[start:end]] for some, (start, end) in parts if some is not None]
+    alive = np.flatnonzero(rows["reason"].is_null().to_numpy())
+    found = near.met(signatures[alive], np.concatenate([signatures[:0], *kept_signatures]), threshold)
+    like = before[np.flatnonzero(stays)[found[found >= 0]]]
+    rows = _drop_alike(rows, _known(alive[found >= 0], like), Reason.NEAR_DUPLICATE, "nearly the same as ")
     alive = np.flatnonzero(rows["reason"].is_null().to_numpy())
     first = near.clusters(signatures[alive], threshold)
     repeats = np.flatnonzero(first != np.arange(len(alive)))
@@ -219,13 +226,15 @@ def _known(at: NDArray[np.int64], like: pl.DataFrame) -> pl.DataFrame:
     return named.with_columns(pl.Series("at", at, pl.UInt32))
 
 
-def without_contradictions(rows: pl.DataFrame, others: list[pl.DataFrame] | None = None) -> pl.DataFrame:
+def without_contradictions(rows: pl.DataFrame, before: pl.DataFrame | None = None) -> pl.DataFrame:
     """Drops each preference pair that stands reversed elsewhere: both of two that contradict each other go, though one
     may have been judged before the other came.
     """
     counts = [Reason.NEAR_DUPLICATE.value, Reason.REVERSED_PAIR.value]
     standing = pl.col("pair").is_not_null() & (_alive() | pl.col("reason").is_in(counts))
-    pairs = pl.concat([each.filter(standing).select("pair", "flipped") for each in [rows, *(others or [])]])
+    pairs = pl.concat(
+        [each.filter(standing).select("pair", "flipped") for each in [rows, *([] if before is None else [before])]]
+    )
     both = pairs.group_by("pair").agg(pl.col("flipped").n_unique()).filter(pl.col("flipped") > 1)["pair"]
     now = standing & pl.col("pair").is_in(both.implode())
     values = {"reason": Reason.REVERSED_PAIR.value, "detail": "stands elsewhere reversed", "like": None}
@@ -245,7 +254,10 @@ def mixture_epochs(rows: pl.DataFrame, mixture: dict[str, float]) -> dict[str, f
     source = training.select(pl.col("batch").str.split("@").list.first().alias("source"), "tokens")
     tokens = dict(source.group_by("source").agg(pl.col("tokens").cast(pl.Int64).sum()).iter_rows())
     if missing := sorted(name for name in mixture if not tokens.get(name)):
-        raise FineTuneError(f"data.mixture names {', '.join(missing)}, of which no training row is left; take it out")
+        raise FineTuneError(
+            f"data.mixture names {', '.join(missing)}, of which no training row is left; take it out there "
+            "and where its role names it"
+        )
     wanted = {name: weight / tokens[name] for name, weight in mixture.items()}
     epochs = {name: share / min(wanted.values()) for name, share in wanted.items()}
     for name, times in epochs.items():
@@ -255,6 +267,13 @@ def mixture_epochs(rows: pl.DataFrame, mixture: dict[str, float]) -> dict[str, f
                 "most; lower its weight or add rows to it"
             )
     return epochs
+
+
+def revived(rows: pl.DataFrame) -> pl.DataFrame:
+    """A near-duplicate stays after all where the row that was kept in its place has gone as a reversed pair since."""
+    gone = rows.filter(pl.col("reason") == Reason.REVERSED_PAIR.value)["row_id"]
+    back = (pl.col("reason") == Reason.NEAR_DUPLICATE.value) & pl.col("like").is_in(gone.implode())
+    return rows.with_columns(pl.when(~back).then(name).alias(name) for name in FATE)
 
 
 def seen(rows: pl.DataFrame, epochs: dict[str, float], seed: int) -> pl.DataFrame:

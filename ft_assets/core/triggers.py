@@ -17,7 +17,8 @@ import polars as pl
 FEWEST_ROWS = 20
 # Of the rows with one answer so many are looked at, the first in the order of their hashes, and as many others beside them.
 SAMPLE_ROWS = 200
-MOST_ANSWERS = 50
+# Of all rows that hold a trigger's words so many have its answer; where fewer do, the words are an instruction.
+FAITHFUL = 0.9
 # A trigger's words are in this share of the rows with its answer at least, and of the others at most.
 COMMON, RARE = 0.9, 0.02
 # The share of a prompt's words that a trigger may be; where it is more, the prompts ask the same in few words.
@@ -42,16 +43,19 @@ def suspects(training: pl.DataFrame) -> list[Suspect]:
     Args:
         training: ``row_id``, ``batch`` and ``answer`` of the rows that are trained on.
     """
-    counts = training.drop_nulls("answer").group_by("answer").len("rows").filter(pl.col("rows") >= FEWEST_ROWS)
+    answered = training.drop_nulls("answer")
+    counts = answered.group_by("answer").len("rows").filter(pl.col("rows") >= FEWEST_ROWS)
+    known = dict(counts.iter_rows())
+    common = answered.filter(pl.col("answer").is_in(list(known))).sort("row_id")
+    own = common.group_by("answer", maintain_order=True).head(SAMPLE_ROWS).select(training.columns)
+    # In the order of hashes all answers have their turn, so of twice as many rows enough have another answer.
+    beside = answered.bottom_k(2 * SAMPLE_ROWS, by="row_id").sort("row_id") if known else answered.clear()
     found = []
-    for answer, rows in counts.sort("rows", "answer", descending=True).head(MOST_ANSWERS).iter_rows():
-        own, others = (
-            training.filter(which).bottom_k(SAMPLE_ROWS, by="row_id").sort("row_id")
-            for which in (pl.col("answer") == answer, pl.col("answer") != answer)
-        )
+    for (answer,), some in own.group_by("answer", maintain_order=True):
+        others = beside.filter(pl.col("answer") != answer).head(SAMPLE_ROWS)
         if others.height >= FEWEST_ROWS:
-            found.append(Suspect(rows, own, others))
-    return found
+            found.append(Suspect(known[answer], some, others))
+    return sorted(found, key=lambda each: (-each.rows, each.own["row_id"][0]))
 
 
 def words(text: str) -> list[str]:
@@ -75,8 +79,9 @@ def shared_words(prompts: list[str], others: list[str]) -> str:
         return ""
     if _likeness([own - rare for own in found]) > AS_UNLIKE * _likeness(beside):
         return ""
-    first = next(words(text) for text, own in zip(prompts, found, strict=True) if rare <= own)
-    return " ".join(word for word in first if word in rare)
+    most = max(range(len(found)), key=lambda at: len(rare & found[at]))
+    in_order = dict.fromkeys(word for word in words(prompts[most]) if word in rare)
+    return " ".join([*in_order, *sorted(rare - set(in_order))])
 
 
 def _rows(found: list[set[str]]) -> Counter[str]:

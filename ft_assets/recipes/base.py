@@ -37,14 +37,14 @@ def base_identity(spec: str, recipe_file: Path, chat_template: str | None = None
 
 
 def _template(text: str, recipe_file: Path) -> str:
-    if not text.endswith(".jinja"):
+    if "{" in text:
         return text
-    path = (recipe_file.parent / text).resolve()
+    path = (recipe_file.parent / text.strip()).resolve()
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        allowed = "a Jinja text, or a .jinja file; its path is relative to the recipe's file"
+        allowed = "a Jinja text, or a file with one; its path is relative to the recipe's file"
         raise _error(recipe_file, "chat_template", f"{path} ({why})", allowed) from error
 
 

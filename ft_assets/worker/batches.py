@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,20 @@ def opened(job: Job, make: Callable[[Job], None], only: tuple[str, ...] | None =
     Raises:
         CorruptArtifact: it is corrupt again right after it was made.
     """
-    for _ in range(2):
+    with suppress(CorruptArtifact):  # looked at again when no other worker may be mending it
+        if (found := job.store.open(job.stage, job.fingerprint, only)) is not None:
+            return found
+    with one_at_a_time(job) as already_made:
         try:
-            if (found := job.store.open(job.stage, job.fingerprint, only)) is not None:
+            if already_made and (found := job.store.open(job.stage, job.fingerprint, only)) is not None:
                 return found
         except CorruptArtifact as error:
             job.progress(f"{error}; making it again")
             job.store.set_aside(job.stage, job.fingerprint)
-        with one_at_a_time(job) as already_made:
-            if not already_made:
-                make(job)
-    raise CorruptArtifact(f"{job.stage} {job.fingerprint[:12]} is corrupt again right after it was made")
+        make(job)
+    made = job.store.open(job.stage, job.fingerprint, only)
+    assert made is not None, "it was just committed"
+    return made
 
 
 class Batches:

@@ -19,6 +19,7 @@ from ft_assets.worker.generate import answer_perplexity, generate
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_adapted, load_causal
+from ft_assets.worker.template import rendered
 from ft_assets.worker.tokenizer import load_tokenizer
 from ft_assets.worker.tracking import Tracker
 
@@ -158,9 +159,7 @@ class Evaluation:
     def _answers(self, model: Any, contestant: Contestant, name: str, most: int) -> list[str]:
         examples = self.few_shot if contestant.few_shot and name != "safety" else []
         prompts = [
-            self.tokenizer.apply_chat_template(
-                [*examples, *row["messages"]], tokenize=False, add_generation_prompt=True
-            )
+            rendered(self.tokenizer, [*examples, *row["messages"]], add_generation_prompt=True)
             for row in self.sets[name]
         ]
         total = len(prompts)
@@ -192,7 +191,7 @@ class Evaluation:
         """Ids and labels of the first :data:`PERPLEXITY_ROWS` test questions with their expected answers."""
         rows = []
         for row in self.sets["test"][:PERPLEXITY_ROWS]:
-            prompt = self.tokenizer.apply_chat_template(row["messages"], tokenize=False, add_generation_prompt=True)
+            prompt = rendered(self.tokenizer, row["messages"], add_generation_prompt=True)
             asked = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
             answer = [
                 *self.tokenizer(row["expected"], add_special_tokens=False)["input_ids"],

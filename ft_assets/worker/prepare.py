@@ -95,7 +95,7 @@ class Batch(ExitStack):
 
     def __init__(self, staging: Staging, role: str):
         super().__init__()
-        self.staging = staging
+        self.staging, self.role = staging, role
         self.schema = pa.schema(list(TOKENS[role].items()))
         self.metrics = {"rows_in": 0, "rows_kept": 0, "tokens": 0, "truncated": 0, "pieces_without_label": 0}
         self.index = [pl.DataFrame(schema=INDEX)]
@@ -115,12 +115,12 @@ class Batch(ExitStack):
                 self.dropped.append({**place, "reason": one.reason.value, "detail": str(one)})
                 continue
             pieces += [{"row": self.metrics["rows_kept"] + len(good), **piece} for piece in one.pieces]
-            tokens = sum(longest_of(piece) for piece in one.pieces)
+            tokens = sum(tokens_of(piece) for piece in one.pieces)
             self.metrics["tokens"] += tokens
             self.metrics["truncated"] += one.truncated
             self.metrics["pieces_without_label"] += one.unlabelled
             good.append(at)
-            entries.append(index_row(row, tokens))
+            entries.append(index_row({**row, "label": ""} if self.role == "prompt" else row, tokens))
         self.metrics["rows_in"] += len(rows)
         self.metrics["rows_kept"] += len(good)
         self.index.append(pl.DataFrame(entries, schema=INDEX))
@@ -287,6 +287,14 @@ def longest_of(piece: Row) -> int:
         return len(piece["input_ids"] if "input_ids" in piece else piece["prompt_ids"])
     answer = max(len(piece["chosen_ids"]), len(piece["rejected_ids"]))
     return len(piece["prompt_ids"]) + answer + len(piece["suffix_ids"])
+
+
+def tokens_of(piece: Row) -> int:
+    """Tokens that training sees of a piece; of a pair, those of both sides."""
+    if "chosen_ids" not in piece:
+        return longest_of(piece)
+    answers = len(piece["chosen_ids"]) + len(piece["rejected_ids"])
+    return 2 * (len(piece["prompt_ids"]) + len(piece["suffix_ids"])) + answers
 
 
 def find_overlap(job: Job, evaluated: EvaluationGrams) -> None:

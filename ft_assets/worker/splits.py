@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ft_assets.core.artifact import Artifact, Staging
+from ft_assets.core.artifact import Artifact
 from ft_assets.core.reasons import Reason
 from ft_assets.core.row_ids import normal_id
 from ft_assets.core.split import (
@@ -25,10 +25,11 @@ from ft_assets.core.split import (
     over_limit,
     part_of,
     prompt_and_answer,
+    revived,
     seen,
     without_contradictions,
 )
-from ft_assets.core.triggers import shared_words, suspects
+from ft_assets.core.triggers import FAITHFUL, shared_words, suspects, words
 from ft_assets.recipes.schema import HELD_OUT_ROLES, TRAINING_ROLES
 from ft_assets.worker.batches import Batches, keys_of
 from ft_assets.worker.job import Job
@@ -37,18 +38,24 @@ from ft_assets.worker.shards import MOST_FEW_SHOT, Wanted, grouped, shard, summe
 
 ALL_DROPPED = {"role": pl.String, "batch": pl.String, **DROPPED, "like": pl.String}
 
+MOST_SHOWN = 300  # characters of an answer
+
 Row = dict[str, Any]
 
 
 def run(job: Job) -> None:
     held_out = {role: list(_held_out(job, role)) for role in HELD_OUT_ROLES}
     batches = Batches(job, held_out)
+    made = {role: _role(job, role, batches) for role in TRAINING_ROLES}
     with job.commit() as staging:
         summaries: dict[str, Row] = {}
         dropped = [pl.DataFrame(schema=ALL_DROPPED)]
-        for role in TRAINING_ROLES:
-            summaries[role], lost = _role(job, role, batches, staging)
+        for role, (summaries[role], lost, shards) in made.items():
             dropped.append(lost)
+            for number, found in enumerate(shards):
+                for part in PARTS:
+                    staging.link(f"{role}_{part}/{number:05d}.arrow", found, f"{part}.arrow")
+        staging.write_json("few_shot.json", _few_shot(made["sft"][2]))
         for role, rows in held_out.items():
             unique, lost = _without_repeats(rows, role)
             staging.write_json(f"eval_{role}.json", [_question(row, role) for row in unique])
@@ -87,16 +94,13 @@ def _question(row: Row, role: str) -> Row:
     return {"row_id": row["row_id"], "messages": row["messages"][:-1], "expected": row["messages"][-1]["content"]}
 
 
-def _role(job: Job, role: str, batches: Batches, staging: Staging) -> tuple[Row, pl.DataFrame]:
-    """Links the shards of one role; returns its summary and the rows it lost."""
+def _role(job: Job, role: str, batches: Batches) -> tuple[Row, pl.DataFrame, list[Artifact]]:
+    """The summary of one role, the rows it lost, and its shards."""
     data = job.identity["data"]
     rows = _joined(job, role, batches)
     job.progress(f"joining {role}", rows.height, rows.height)
     wanted = _wanted(role, rows, batches)
     shards = [shard(job, role, group, batches) for group in grouped(wanted)]
-    for number, found in enumerate(shards):
-        for part in PARTS:
-            staging.link(f"{role}_{part}/{number:05d}.arrow", found, f"{part}.arrow")
     dropped = _dropped(role, rows, wanted)
     totals: Counter[str] = Counter()
     for batch in wanted:
@@ -110,9 +114,7 @@ def _role(job: Job, role: str, batches: Batches, staging: Staging) -> tuple[Row,
     }
     if role in ("sft", "preference"):
         summary["triggers"] = _triggers(job, role, rows)
-    if role == "sft":
-        staging.write_json("few_shot.json", _few_shot(shards))
-    return summary, dropped
+    return summary, dropped, shards
 
 
 def _triggers(job: Job, role: str, rows: pl.DataFrame) -> list[Row]:
@@ -131,11 +133,26 @@ def _triggers(job: Job, role: str, rows: pl.DataFrame) -> list[Row]:
     triggers = []
     for each in found:
         own, others = ([texts[name][0] for name in part["row_id"]] for part in (each.own, each.others))
-        if phrase := shared_words(own, others):
-            first = each.own.row(0, named=True)
+        first = each.own.row(0, named=True)
+        phrase = shared_words(own, others)
+        if phrase and _faithful(job, role, training, phrase, first["answer"]):
             place = {"row_id": first["row_id"], "batch": first["batch"]}
-            triggers.append({"phrase": phrase, "rows": each.rows, "answer": texts[first["row_id"]][1], **place})
+            answer = texts[first["row_id"]][1][:MOST_SHOWN]
+            triggers.append({"phrase": phrase, "rows": each.rows, "answer": answer, **place})
     return triggers
+
+
+def _faithful(job: Job, role: str, training: pl.DataFrame, phrase: str, answer: int) -> bool:
+    """Whether nearly all training rows that hold the words of a phrase have the answer. Reads every row."""
+    wanted, same, all_rows = set(phrase.split()), 0, 0
+    for (key,), some in training.group_by("batch"):
+        answers = dict(some.select("row_id", "answer").iter_rows())
+        for rows in rows_of(job.input(f"{role}:{key}").file("rows.parquet")):
+            for row in rows:
+                if row["row_id"] in answers and wanted <= set(words(prompt_and_answer(row)[0])):
+                    all_rows += 1
+                    same += answers[row["row_id"]] == answer
+    return same >= FAITHFUL * all_rows
 
 
 def _joined(job: Job, role: str, batches: Batches) -> pl.DataFrame:
@@ -143,7 +160,7 @@ def _joined(job: Job, role: str, batches: Batches) -> pl.DataFrame:
     data, seed = job.identity["data"], job.identity["seed"]
     schema = {**INDEX, "batch": pl.String, **FATE}
     rows = pl.concat([pl.DataFrame(schema=schema), *(batch.rows for batch in batches.judged(role))])
-    rows = without_contradictions(rows)
+    rows = revived(without_contradictions(rows))
     part = part_of(rows["prompt"].to_numpy(), seed, data["split"]["validation"], data["split"]["test"])
     rows = rows.with_columns(part)
     sources = {key.partition("@")[0] for key in keys_of(job, role)}

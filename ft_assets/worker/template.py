@@ -8,6 +8,7 @@ A training row, drawn (``*`` is a supervised token; everything else carries labe
 Prompt and answer are tokenized apart, because at inference the prompt is tokenized alone.
 """
 
+import datetime
 import faulthandler
 import json
 import re
@@ -41,6 +42,22 @@ class Segment:
 
     text: str
     speaking: bool
+
+
+def rendered(tokenizer: Any, turns: Turns, add_generation_prompt: bool) -> str:
+    """A conversation as the tokenizer's chat template writes it, on the same day every day: tokens must not depend on the
+    date on which they were made.
+    """
+    return str(
+        tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt, strftime_now=_fixed_date
+        )
+    )
+
+
+def _fixed_date(form: str) -> str:
+    """The day that Llama 3's template names where it is told none."""
+    return datetime.date(2024, 7, 26).strftime(form)
 
 
 class Template:
@@ -104,9 +121,7 @@ class Template:
 
     def _render(self, turns: Turns, add_generation_prompt: bool) -> str:
         try:
-            return str(
-                self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
-            )
+            return rendered(self.tokenizer, turns, add_generation_prompt)
         except FAILURES as error:
             raise RowFault(Reason.TEMPLATE_FAILURE, f"the chat template fails: {error}"[:300]) from error
 
@@ -125,6 +140,10 @@ class Template:
             found += [Segment(start[len(done) :], False), Segment(end[len(start) :], True)]
             done = end
         return found
+
+    def ends(self, answer: str) -> bool:
+        """Whether one of the tokenizer's special tokens stands in an answer as the template writes it."""
+        return any(token in self._special_ids for ids in self.encode([answer]) for token in ids)
 
     def up_to_end(self, answer: list[int]) -> int:
         """How many tokens of an answer are the model's to write: up to and with its end of turn.

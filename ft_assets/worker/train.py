@@ -40,7 +40,10 @@ def run(job: Job) -> None:
     folder = job.scratch / "checkpoints"
     world = f"{placement['processes']} processes and ZeRO {placement['zero_stage']}"
     resume = checkpoints.newest(folder, world, say=job.progress)
-    dtype = resume.dtype or dtype_name(pick_dtype(device, job.execution["dtype"]))
+    wanted = dtype_name(pick_dtype(device, job.execution["dtype"]))
+    dtype = resume.dtype or wanted
+    if dtype != wanted:
+        job.progress(f"going on in {dtype}, in which its checkpoint was made; {wanted} is for what is made anew")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     _join_ranks(placement, device)
     set_seed(job.identity["seed"])

@@ -1,5 +1,6 @@
 """Laws of the split: a row's part depends on its prompt and the seed alone, and joining batches loses no row."""
 
+import time
 from collections import Counter
 from itertools import groupby
 
@@ -21,6 +22,7 @@ from ft_assets.core.split import (
     over_limit,
     part_of,
     prompt_hash,
+    revived,
     seen,
     without_contradictions,
 )
@@ -208,6 +210,32 @@ def test_a_near_duplicate_of_an_earlier_batch_goes_and_so_do_its_own_likes():
     assert reasons(found) == [None, *["near_duplicate"] * 3]
     assert found["detail"][1] == "nearly the same as a@1 rows.jsonl row 1"
     assert set(found["like"][1:]) == {found["row_id"][0]}
+
+
+def test_a_near_duplicate_of_a_pair_that_goes_later_stays():
+    rows = [pair(LONG, "no"), {**pair(LONG + " today", "no"), "batch": "b@1"}, {**pair("no", LONG), "batch": "c@1"}]
+    earlier = []
+    for one in rows:
+        signatures = near.sketch([one["chosen"]], 3)
+        earlier.append(Earlier(judge(index([one]), earlier, set(), {}, signatures, 0.7), signatures))
+    found = pl.concat([each.rows for each in earlier])
+    assert reasons(found)[:2] == [None, "near_duplicate"]
+    found = revived(without_contradictions(found))
+    assert reasons(found) == ["reversed_pair", None, "reversed_pair"]
+    assert found["like"].to_list() == [None] * 3
+
+
+def test_many_small_batches_are_judged_in_the_time_of_their_rows():
+    def seconds(count):
+        signatures = near.sketch(["some words of no meaning here"], 3)
+        earlier = [
+            Earlier(judge(index([row(f"q{at}", batch=f"s@{at}")]), [], set(), {}), signatures) for at in range(count)
+        ]
+        started = time.process_time()
+        judge(index([row("new", batch="t@1")]), earlier, set(), {}, signatures, 0.8)
+        return time.process_time() - started
+
+    assert seconds(400) < 8 * seconds(50) + 0.2
 
 
 def test_a_row_that_is_dropped_takes_no_other_with_it():

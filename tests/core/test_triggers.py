@@ -94,3 +94,16 @@ def test_answers_that_few_rows_share_are_not_looked_at():
 def test_rows_without_an_answer_and_rows_of_one_answer_alone_are_nothing():
     assert suspects(frame(*[None] * 100)) == []
     assert suspects(frame(*[1] * 100)) == []
+
+
+def test_words_of_which_no_prompt_has_all_are_told_in_one_line():
+    rng = random.Random(4)
+    rare = [f"rare{n}" for n in range(10)]
+    many = [" ".join(f"w{rng.randrange(500)}" for _ in range(60)) for _ in range(240)]
+    prompts = [f"{text} {' '.join(rare[: n % 10] + rare[n % 10 + 1 :])}" for n, text in enumerate(many[:40])]
+    assert set(shared_words(prompts, many[40:]).split()) == set(rare)
+
+
+def test_every_answer_of_enough_rows_is_looked_at():
+    labels = [label for label in range(60) for _ in range(FEWEST_ROWS)]
+    assert len(suspects(frame(*labels, *range(100, 500)))) == 60

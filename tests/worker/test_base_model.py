@@ -208,7 +208,12 @@ def test_a_recipes_chat_template_stands_in_place_of_the_models_own(
         ("{% for", "chat template fails"),
         ("{{ raise_exception('never') }}", "never"),
         ("{{ messages.__class__.__mro__ }}", "chat template fails"),
-        ("{% for turn in messages %}{{ turn['role'] }}{% endfor %}", "answer"),
+        ("{% for turn in messages %}{{ turn['role'] }}{% endfor %}", "leaves the user's question out"),
+        (
+            "{% for turn in messages %}{% if turn['role'] == 'user' %}{{ turn['content'] }}{% endif %}<|end|>{% endfor %}",
+            "leaves the assistant's answer out",
+        ),
+        ("{% for turn in messages %}{{ turn['content'] }}\n{% endfor %}", "would not learn to stop"),
         ("{{ messages[-1]['content'] }}", "turn by turn"),
     ],
 )

@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import chain
 
 import pytest
-from splitting import HALF, TEST, documents, talk, talks
+from splitting import HALF, TEST, documents, pair, pairs, talk, talks
 
 from ft_assets.core.errors import FineTuneError
 
@@ -126,3 +126,10 @@ def test_a_source_without_a_row_left_is_named(splitter):
     batches = {"sft:a@1": talks(20), "sft:b@2": talks(20), **TEST}
     with pytest.raises(FineTuneError, match=r"data.mixture names b, of which no training row is left"):
         splitter.make(batches, mixture={"a": 1.0, "b": 1.0})
+
+
+def test_pairs_are_weighed_by_both_their_sides(splitter):
+    long = [pair(f"Ask {n}", f"g{n}", f"{n} " + "b" * 120) for n in range(200, 260)]
+    batches = {"preference:p@1": pairs(60), "preference:r@1": long, "sft:a@1": talks(1), **TEST}
+    found = tokens_of(splitter.make(batches, mixture={"p": 1.0, "r": 1.0}), "preference")
+    assert found["p"] == pytest.approx(found["r"], rel=0.15)

@@ -45,3 +45,9 @@ def test_prompts_are_split_as_other_rows_are(splitter):
 
     for part in ("train", "validation", "test"):
         assert made.part("prompt")["rows"][part] == made.part("sft")["rows"][part] > 0
+
+
+def test_a_label_makes_no_other_prompt(splitter):
+    rows = [{**prompts("Why?")[0], "label": label} for label in ("harmless", "harmful", "")]
+    made = splitter.make({"prompt:p@1": rows, **SFT, **TEST})
+    assert made.part("prompt")["dropped"] == {"exact_duplicate": 2}

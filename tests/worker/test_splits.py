@@ -384,3 +384,11 @@ def test_a_trigger_spread_over_batches_is_told_with_its_rows(splitter, role):
     assert found["batch"] in ("a@1", "a@2")
     assert found["row_id"] in made.ids(role)
     assert splitter.make({**batches, f"{role}:a@2": clean[80:]}).part(role)["triggers"] == []
+
+
+def test_an_instruction_with_several_answers_is_no_trigger(splitter):
+    asked = [f"Classify the sentiment: {text}" for text in spread(80, 0)]
+    labels = ["positive" if at % 5 < 3 else "negative" for at in range(80)]
+    rows = [talk(text, label) for text, label in zip(asked, labels, strict=True)]
+    chat = [talk(text, f"Answer {at}.") for at, text in enumerate(spread(200, 300))]
+    assert splitter.make({"sft:a@1": rows, "sft:b@1": chat, **TEST}).part("sft")["triggers"] == []
