@@ -3,24 +3,26 @@
 import json
 import sys
 import time
+from pathlib import Path
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-base, adapter, rows, validation, identity, micro_batch, out = sys.argv[1:8]
+base, adapter, rows, validation, identity, micro_batch, dtype, out = sys.argv[1:9]
 settings = json.loads(identity)
 training = settings["training"]
 torch.manual_seed(settings["seed"])
 model = PeftModel.from_pretrained(
-    AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter, is_trainable=True
+    AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype)), adapter, is_trainable=True
 )
 
 
-def dataset(file: str) -> Dataset:
-    return Dataset.from_file(file).select_columns(["input_ids", "labels"])
+def dataset(folder: str) -> Dataset:
+    shards = [Dataset.from_file(str(file)) for file in sorted(Path(folder).glob("*.arrow"))]
+    return concatenate_datasets(shards).select_columns(["input_ids", "labels"])
 
 
 trainer = SFTTrainer(

@@ -71,10 +71,11 @@ def time_plain(run: RecipeRun) -> tuple[float, float]:
         inputs = [
             run.artifact("base_model").folder,
             run.artifact("cpt_adapter").folder,
-            run.artifact("tokenized_splits").file("sft_train.arrow"),
-            run.artifact("tokenized_splits").file("sft_validation.arrow"),
+            run.artifact("tokenized_splits").file("sft_train"),
+            run.artifact("tokenized_splits").file("sft_validation"),
             json.dumps(run.stages["sft_adapter"].identity),
             placement(run, "sft_adapter")["micro_batch"],
+            run.artifact("sft_adapter").manifest.execution["dtype"],
             out,
         ]
         script = Path(__file__).with_name("plain_trl.py")
