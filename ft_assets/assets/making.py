@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from ft_assets.assets.partitions import split_key
+from ft_assets.assets.showing import import_plots
 from ft_assets.core.artifact import Artifact, ArtifactStore, Manifest, Staging
 from ft_assets.core.batches import RUN_DATA, recipe_batches
 from ft_assets.core.errors import CorruptArtifact, MissingInput
@@ -141,9 +142,12 @@ def make_stage_in_worker(
             **(execution or {}),
         },
     }
-    return _make(
-        context, stage, store.open(), lambda: launcher.run(context, request, processes, hardware.threads_per_process)
-    )
+
+    def make() -> None:
+        import_plots()
+        launcher.run(context, request, processes, hardware.threads_per_process)
+
+    return _make(context, stage, store.open(), make)
 
 
 def _make(context: dg.AssetExecutionContext, stage: Stage, store: ArtifactStore, make: Callable[[], Any]) -> Made:

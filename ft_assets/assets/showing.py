@@ -1,6 +1,8 @@
 """Metadata a person looks at in the Dagster UI: tables, schemas and plots."""
 
 import base64
+import importlib
+import threading
 from typing import Any
 
 import dagster as dg
@@ -13,6 +15,11 @@ def counts_table(label: str, counts: dict[str, int], unit: str = "rows") -> dg.T
 
 def table_schema(columns: dict[str, str]) -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()])
+
+
+def import_plots() -> None:
+    """Imports what plots are drawn with, beside what goes on: while a worker works, this process has nothing to do."""
+    threading.Thread(target=importlib.import_module, args=["ft_assets.report.plots"], daemon=True).start()
 
 
 def image(plot: str, *data: Any) -> dg.MarkdownMetadataValue:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ class Job:
             self.stage, self.fingerprint, code_version=self.code_version, identity=self.identity, upstream=upstream
         ) as staging:
             staging.execution = dict(self.execution)
-            staging.versions = library_versions()
+            staging.versions = dict(library_versions())
             staging.usd_per_hour = float(self.execution.get("usd_per_hour", 0.0))
             staging.seconds_before = seconds_before + time.monotonic() - self.started
             yield staging
@@ -108,6 +109,7 @@ class Job:
         self.progress("done")
 
 
+@cache
 def library_versions() -> dict[str, str]:
     found = {"python": sys.version.split()[0]}
     for name in LIBRARIES:
