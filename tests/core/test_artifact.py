@@ -329,3 +329,24 @@ def test_a_number_json_cannot_hold_is_never_committed(root, open_store):
     with pytest.raises(ValueError, match=r"finite|JSON"):
         put(store, loss=float("nan"))
     assert store.lookup(STAGE, FINGERPRINT) is None
+
+
+def test_a_linked_file_that_went_before_the_commit_leaves_no_artifact(root, open_store):
+    store = open_store(root)
+    with store.write("split_shard", FINGERPRINT, code_version="1", identity={}, upstream={}) as staging:
+        staging.file("rows").write_text("rows")
+    shard = store.open("split_shard", FINGERPRINT)
+
+    def commit(goes):
+        with store.write(STAGE, FINGERPRINT, code_version="1", identity={}, upstream={}) as staging:
+            staging.link("rows/0", shard, "rows")
+            if goes:
+                staging.file("rows/0").unlink()
+
+    with pytest.raises(FileNotFoundError, match=r"rows/0 went while the artifact was made"):
+        commit(goes=True)
+    assert store.lookup(STAGE, FINGERPRINT) is None
+    commit(goes=False)
+    made = open_store(root).open(STAGE, FINGERPRINT)
+    assert made.file("rows/0").read_text() == "rows"
+    assert made.manifest.files["rows/0"]["sha256"] == shard.manifest.files["rows"]["sha256"]
