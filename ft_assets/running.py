@@ -7,7 +7,7 @@ ingests each batch the recipe names and then runs the model assets for the recip
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,12 @@ from ft_assets.automation.runs import close_dead_runs, process_tag
 from ft_assets.core.batches import RAW, batch_state, withdraw_gone
 from ft_assets.core.errors import CorruptArtifact
 from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS
+from ft_assets.core.recipe_run import base_of
 from ft_assets.core.watching import look
-from ft_assets.recipes.base import base_identity
 from ft_assets.recipes.load import Catalog
 from ft_assets.terminal import Screen
 from resources.environment import Settings, prepare_dagster_home
 
-KEY_METRICS = {"raw_corpus": raw_corpus.key_metric, "validated_dataset": validated_dataset.key_metric}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -75,7 +74,7 @@ def run_recipe(found: Settings, catalog: Catalog, name: str, until: str | None, 
         RecipeError: the recipe, a source or the base model is not there; nothing has been created then.
     """
     recipe = catalog.recipe(name)
-    base_identity(recipe.base_model, catalog.recipes[name].file, recipe.chat_template)
+    base_of(catalog, recipe)
     sources = recipe.data.source_names()
     keys = [f"{source}@{batch}" for source in sources for batch in catalog.batches(source)]
     prepare_dagster_home(found)
@@ -121,28 +120,36 @@ def _unchanged(
     change, it may have changed all the same.
     """
     store = found.open_store()
-    recorded = instance.get_materialized_partitions(dg.AssetKey("validated_dataset"))
     looks = {name: look(catalog, name) for name in dict.fromkeys(key.partition("@")[0] for key in keys)}
     unchanged: dict[str, list[Row]] = {}
     for key in keys:
         files, ref = looks[key.partition("@")[0]].batches.get(key), store.get_ref(RAW, key) or {}
         state = batch_state(catalog, store, key)
-        if key not in recorded or files is None or files.signature != ref.get("signature") or state.word != "validated":
+        if files is None or files.signature != ref.get("signature") or state.word != "validated":
             continue
         if not all(file.changed for file in files.files.values()) or not _recorded_well(instance, key, state.validated):
             continue
         started = time.monotonic()
-        made = {}
-        with suppress(CorruptArtifact):  # its run makes it again
-            for asset, fingerprint in zip(DATA_ASSETS, (state.raw, state.validated), strict=True):
-                made[asset] = store.open(asset, fingerprint)
-        if len(made) < len(DATA_ASSETS) or None in made.values():
+        try:
+            found_raw, found_rows = (
+                store.open("raw_corpus", state.raw),
+                store.open("validated_dataset", state.validated),
+            )
+        except CorruptArtifact:  # its run makes it again
             continue
-        seconds = time.monotonic() - started
+        if found_raw is None or found_rows is None:
+            continue
+        seconds = round(time.monotonic() - started, 3)
         unchanged[key] = [
-            Row(asset, key, "reused", round(seconds, 3), KEY_METRICS[asset](artifact.manifest.metrics), 0.0)
-            for asset, artifact in made.items()
-            if artifact is not None
+            Row("raw_corpus", key, "reused", seconds, raw_corpus.key_metric(found_raw.manifest.metrics), 0.0),
+            Row(
+                "validated_dataset",
+                key,
+                "reused",
+                seconds,
+                validated_dataset.key_metric(found_rows.manifest.metrics),
+                0.0,
+            ),
         ]
     return unchanged
 

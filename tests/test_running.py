@@ -1,7 +1,6 @@
 """What ``ft run`` may leave out: batches that were ingested as they are, whose version Dagster knows."""
 
 from dataclasses import replace
-from functools import partial
 
 import dagster as dg
 import pytest
@@ -94,5 +93,5 @@ def test_a_location_that_tells_no_time_of_change_is_not_trusted(place, monkeypat
     ref = place.store.get_ref("raw_corpus", KEY)
     [files] = look(catalog(place.settings), "rows").batches.values()
     place.store.set_ref("raw_corpus", KEY, {**ref, "signature": files.signature})
-    monkeypatch.setattr(running, "look", partial(look))
+    monkeypatch.setattr(running, "look", look)
     assert unchanged(place) == {}

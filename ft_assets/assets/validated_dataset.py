@@ -68,6 +68,7 @@ def validated_dataset(
     with ingesting(artifacts, context.partition_key, context.run_id):
         made = make_here(context, stage, artifacts, 0.0, produce)
     metrics = made.manifest.metrics
+    below = below_threshold(metrics, source)
     checks = [
         dg.AssetCheckResult(
             passed=rows_conserved(metrics),
@@ -75,10 +76,10 @@ def validated_dataset(
             metadata={key: metrics[key] for key in ("rows_in", "rows_kept", "quarantined")},
         ),
         dg.AssetCheckResult(
-            passed=below_threshold(metrics, source),
+            passed=below,
             check_name="quarantine_below_threshold",
             description=None
-            if below_threshold(metrics, source)
+            if below
             else f"{metrics['quarantined']} of {metrics['rows_in']} rows of {context.partition_key} are quarantined, "
             f"max_quarantined_share allows {source.max_quarantined_share:.0%}; see: ft quarantine {context.partition_key}",
             metadata={"share": metrics["quarantined_share"], "allowed": source.max_quarantined_share},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_assets.core.canonical import fingerprint
-from ft_assets.recipes.schema import HELD_OUT_ROLES, ONLINE_METHODS, SOURCE_ROLES, TRAINING_ROLES, Recipe, Source
+from ft_assets.recipes.schema import HELD_OUT_ROLES, SOURCE_ROLES, TRAINING_ROLES, Recipe, Source
 
 CODE_VERSIONS = {
     "raw_corpus": "1",
@@ -185,14 +185,13 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     if recipe.policy is None:
         pass_through("policy", sft)
     else:
-        online = recipe.policy.method in ONLINE_METHODS
         add(
             "policy",
             {**common, "training": recipe.policy.model_dump(), "rows": recipe.policy_role},
             base_model=base,
             tokenized_splits=splits,
             **_adapter(sft),
-            **({"reward_model": made("reward_model")} if online else {}),
+            **({"reward_model": made("reward_model")} if recipe.policy.online else {}),
         )
     add("merged_model", {}, base_model=base, **_adapter(made("policy")))
     if recipe.quantize:

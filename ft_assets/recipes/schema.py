@@ -223,6 +223,11 @@ class Policy(Training):
     max_completion_length: Annotated[int, Field(ge=1, le=65_536)] = 64
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
 
+    @property
+    def online(self) -> bool:
+        """Whether it learns from answers of its own, which the reward model scores."""
+        return self.method in ONLINE_METHODS
+
 
 class Evaluation(Strict):
     """How contestants are compared. ``few_shot`` counts examples put before the question."""
@@ -308,8 +313,7 @@ class Recipe(Strict):
     @property
     def policy_role(self) -> str:
         """The role of the rows that the policy is trained on."""
-        online = self.policy is not None and self.policy.method in ONLINE_METHODS
-        return "prompt" if online and self.data.prompt else "preference"
+        return "prompt" if self.policy and self.policy.online and self.data.prompt else "preference"
 
     @model_validator(mode="after")
     def _stages_have_data(self) -> "Recipe":
@@ -322,7 +326,7 @@ class Recipe(Strict):
         missing = [stage for stage, rows in needs.items() if getattr(self, stage) is not None and not rows]
         if missing:
             raise ValueError(f"stage {', '.join(missing)} has no source under data")
-        if self.policy and self.policy.method in ONLINE_METHODS and self.reward is None:
+        if self.policy and self.policy.online and self.reward is None:
             raise ValueError(f"policy.method {self.policy.method} needs a reward stage")
         if not any((self.cpt, self.sft, self.policy)):
             raise ValueError("a recipe trains something: give cpt, sft or policy")

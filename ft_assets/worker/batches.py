@@ -1,6 +1,5 @@
 """The artifacts that each batch of a recipe has of its own; one that is missing or corrupt is made on the way."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -105,10 +104,7 @@ class Batches:
         return self._grams
 
     def _job(self, kind: str, name: str) -> Job:
-        execution = {key: value for key, value in self.job.execution.items() if key != "parts"}
-        execution["key"] = name.partition(":")[2]
-        part = self.job.execution["parts"][f"{kind}:{name}"]
-        return replace(self.job, **part, execution=execution, started=time.monotonic())
+        return self.job.part(self.job.execution["parts"][f"{kind}:{name}"], key=name.partition(":")[2])
 
 
 def _signatures(file: Path) -> near.Signatures:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -74,12 +74,18 @@ class Job:
             CorruptArtifact: a file of it is not what its manifest says.
         """
         stage, fingerprint = self.upstream[role]
-        manifest = self.store.lookup(stage, fingerprint)
-        only = None if manifest is None or but is None else [name for name in manifest.files if not name.endswith(but)]
+        only = None
+        if but is not None and (manifest := self.store.lookup(stage, fingerprint)) is not None:
+            only = [name for name in manifest.files if not name.endswith(but)]
         artifact = self.store.open(stage, fingerprint, only)
         if artifact is None:
             raise MissingInput(f"{self.stage} needs {stage} {fingerprint[:12]}, which has not been made")
         return artifact
+
+    def part(self, request: dict[str, Any], **execution: Any) -> "Job":
+        """The job of an artifact that is made on the way to this one's."""
+        own = {name: value for name, value in self.execution.items() if name != "parts"}
+        return replace(self, **request, execution=own | execution, started=time.monotonic())
 
     def progress(self, note: str, step: int = 0, total: int = 0, **numbers: float | None) -> None:
         """Appends one line to the progress file; rank 0 alone speaks."""

@@ -5,9 +5,8 @@ last as a rule, and no other.
 """
 
 import hashlib
-import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,13 +71,12 @@ def shard(job: Job, role: str, group: list[Wanted], batches: Batches) -> Artifac
         f"prepared:{batch.key}": (batch.prepared.manifest.stage, batch.prepared.manifest.fingerprint) for batch in group
     }
     request = make_stage("split_shard", identity, upstream).request()
-    execution = {name: value for name, value in job.execution.items() if name != "parts"}
 
     def make(own: Job) -> None:
         whole = [batches.prepared(f"{role}:{batch.key}", "tokens.arrow") for batch in group]
         _make(own, group, Pieces(role, whole), job)
 
-    return opened(replace(job, **request, execution=execution, started=time.monotonic()), make)
+    return opened(job.part(request), make)
 
 
 def _make(job: Job, group: list[Wanted], pieces: Pieces, splits: Job) -> None:
