@@ -50,6 +50,10 @@ DPO = "{method: dpo, beta: 0.1, learning_rate: 1.0e-3, global_batch_size: 2, num
 ONE_PROCESS = "{checkpoint_every_steps: 2, device: cpu, dtype: float32, threads_per_process: 1}"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-golden", action="store_true", help="record the runs of tests/worker/test_methods.py anew")
+
+
 class Workshop:
     """A recipes folder with a tiny base model and data, and an ``ft`` command over a home of its own."""
 

@@ -1,7 +1,7 @@
 """``tokenized_splits`` made in this process, from rows given as they are, over a store of the test's own."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,14 @@ class Splits:
 
 @dataclass
 class Splitter:
-    """Makes splits of batches, given as ``{"role:source@batch": rows}``, in one store."""
+    """Makes splits of batches, given as ``{"role:source@batch": rows}``, in one store.
+
+    ``settings`` stand in place of the recipe's own: another adapter, more stages.
+    """
 
     folder: Path
     base: Path
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def store(self) -> ArtifactStore:
@@ -96,11 +100,12 @@ class Splitter:
         stage = stages["tokenized_splits"]
         if self.store.lookup("base_model", "base") is None:
             with self.store.write("base_model", "base", code_version="1", identity={}, upstream={}) as staging:
+                staging.metrics = {"content_hash": "content"}
                 for path in self.base.iterdir():
                     staging.file(path.name).write_bytes(path.read_bytes())
         for name, rows in batches.items():
             self._write_rows(stage.upstream[name][1], KIND_OF_ROLE[name.partition(":")[0]], rows)
-        splits.run(self._job(stage, stages))
+        splits.run(self.job(stage, {"parts": {name: _request(each) for name, each in stages.items() if ":" in name}}))
         found = self.store.open("tokenized_splits", stage.fingerprint)
         assert found is not None
         return Splits(found)
@@ -125,6 +130,7 @@ class Splitter:
                 "policy": {**TRAINING, "method": "dpo", "beta": 0.1} if "preference" in sources else None,
                 "evaluation": EVALUATION,
                 "publish": {"to": "p"},
+                **self.settings,
             }
         )
         return model_stages(recipe, Inputs(validated, "base", "content"))
@@ -139,11 +145,10 @@ class Splitter:
             pl.DataFrame(placed, schema=KEPT_SCHEMAS[kind]).write_parquet(staging.file("rows.parquet"))
             staging.metrics = {"rows_kept": len(rows)}
 
-    def _job(self, stage: Stage, stages: dict[str, Stage]) -> Job:
-        parts = {name: _request(each) for name, each in stages.items() if ":" in name}
+    def job(self, stage: Stage, execution: dict[str, Any]) -> Job:
         return Job(
             **_request(stage),
-            execution={"parts": parts},
+            execution=execution,
             store=self.store,
             progress_file=self.folder / "progress.jsonl",
             cache=self.folder / "cache",

@@ -58,7 +58,7 @@ class Made:
             "folder": dg.MetadataValue.path(str(self.artifact.folder)),
         }
         if self.stage.passes:
-            shown["passes through"] = f"the recipe leaves this stage out; this is {self.stage.passes}"
+            shown["passes through"] = f"nothing is to be done at this stage; this is {self.stage.passes}"
         return dg.MaterializeResult(
             metadata={**shown, **(metadata or {})},
             check_results=checks or [],
@@ -139,6 +139,7 @@ def make_stage_in_worker(
             "batch_size": hardware.evaluation_batch_size,
             "tracker": tracker.request(),
             "checkpoint_every_steps": hardware.checkpoint_every_steps,
+            "deepspeed": hardware.deepspeed,
             **(execution or {}),
         },
     }

@@ -80,9 +80,10 @@ def release_files(run: RecipeRun, licences: dict[str, str]) -> list[PublishedFil
         PublishedFile("README.md", model_card(report.json("report.json"), licences).encode()),
         PublishedFile("report.html", report.file("report.html")),
     ]
-    files += _folder(run.artifact("merged_model"), "")
-    if not run.stages["policy"].passes or run.stages["policy"].passes != "base_model":
-        files += _folder(run.artifact("policy"), "adapter/", skip=("history.json", "deepspeed.json"))
+    own = ("history.json", "deepspeed.json")
+    files += _folder(run.artifact("merged_model"), "", skip=own)
+    if not run.stages["merged_model"].passes:
+        files += _folder(run.artifact("policy"), "adapter/", skip=own)
     if not run.stages["quantized_model"].passes:
         files += _folder(run.artifact("quantized_model"), "quantized/")
     return files

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_assets.core.canonical import fingerprint
-from ft_assets.recipes.schema import HELD_OUT_ROLES, SOURCE_ROLES, TRAINING_ROLES, Recipe, Source
+from ft_assets.recipes.schema import HELD_OUT_ROLES, SOURCE_ROLES, TRAINING_ROLES, Lora, Recipe, Source
 
 CODE_VERSIONS = {
     "raw_corpus": "1",
@@ -21,10 +21,10 @@ CODE_VERSIONS = {
     "split_shard": "1",
     "tokenized_splits": "5",
     "training_plan": "1",
-    "cpt_adapter": "1",
-    "sft_adapter": "1",
-    "reward_model": "1",
-    "policy": "1",
+    "cpt_adapter": "2",
+    "sft_adapter": "2",
+    "reward_model": "2",
+    "policy": "2",
     "merged_model": "1",
     "quantized_model": "1",
     "evaluation": "1",
@@ -193,7 +193,10 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
             **_adapter(sft),
             **({"reward_model": made("reward_model")} if recipe.policy.online else {}),
         )
-    add("merged_model", {}, base_model=base, **_adapter(made("policy")))
+    if isinstance(recipe.adapter, Lora):
+        add("merged_model", {}, base_model=base, **_adapter(made("policy")))
+    else:  # a whole model already, or virtual tokens, which no weight can take in
+        pass_through("merged_model", made("policy"))
     if recipe.quantize:
         add("quantized_model", {"formats": sorted(recipe.quantize)}, merged_model=made("merged_model"))
     else:

@@ -1,8 +1,9 @@
 """The plan: peak memory, time and cost of each training stage, and the placement chosen from them.
 
 Works from a model's ``config.json`` and safetensors header alone. Activation coefficients are bytes per token, layer
-and hidden unit, measured for a Llama shape: 45 with LoRA, 72 with LoRA and dropout. LoRA costs 4 FLOP per parameter
-and token (forward 2, backward through frozen weights 2).
+and hidden unit, measured for a Llama shape in bfloat16: 53 where every weight is trained, 45 with LoRA, 72 with LoRA and
+dropout, 2 with activation checkpointing. LoRA costs 4 FLOP per parameter and token (forward 2, backward through frozen
+weights 2), training every weight 6. A trained parameter takes 16 bytes: itself, its gradient and Adam's two in float32.
 """
 
 import json
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.recipes.schema import Policy, Recipe, Training
+from ft_assets.recipes.schema import Full, Lora, Policy, PromptTuning, Recipe, Training
 
 GIB = 2**30
 WORKER_BYTES = int(0.9 * GIB)
 MARGIN = 0.9
 FLOPS_PER_SECOND = {"cpu": 0.9e11, "cuda": 4.0e14}
+CHECKPOINTED, LORA, FULL, LORA_WITH_DROPOUT = 2, 45, 53, 72
 MAX_HEADER_BYTES = 100 * 2**20
 
 
@@ -43,6 +45,9 @@ class StagePlan:
     micro_batch: int
     gradient_accumulation_steps: int
     zero_stage: int
+    offload_optimizer: str
+    offload_param: str
+    activation_checkpointing: bool
     steps: int
     longest_row_tokens: int
     weights_bytes: int
@@ -98,6 +103,37 @@ def read_shape(folder: Path) -> Shape:
         int(config["vocab_size"]),
         linear,
     )
+
+
+def trainable_parameters(recipe: Recipe, shape: Shape) -> int:
+    """Parameters that are trained; of the adapter alone where there is one."""
+    adapter = recipe.adapter
+    if isinstance(adapter, Full):
+        return shape.parameters
+    if isinstance(adapter, PromptTuning):
+        return adapter.num_virtual_tokens * shape.hidden
+    return lora_parameters(shape, adapter.r, adapter.target_modules)
+
+
+def frozen_bytes(recipe: Recipe, shape: Shape, device: str) -> int:
+    """Bytes of the weights that are not trained: 16 bit on a GPU, up to 32 on a CPU; linear weights in NF4 take 4.13 bit
+    with double quantization (arXiv 2305.14314, section 3), in int8 8. With full training none is frozen.
+    """
+    if isinstance(recipe.adapter, Full):
+        return 0
+    plain = 4 if device == "cpu" else 2
+    bits = {"qlora": 4.13, "lora_8bit": 8.0}.get(recipe.adapter.method)
+    quantized = sum(rows * columns for rows, columns in shape.linear.values()) if bits else 0
+    return (shape.parameters - quantized) * plain + int(quantized * (bits or 0) / 8)
+
+
+def _activation_bytes(recipe: Recipe) -> int:
+    """Activations kept for the backward pass, in bytes per token, layer and hidden unit."""
+    if recipe.hardware.activation_checkpointing:
+        return CHECKPOINTED
+    if isinstance(recipe.adapter, Lora):
+        return LORA_WITH_DROPOUT if recipe.adapter.lora_dropout else LORA
+    return FULL
 
 
 def lora_parameters(shape: Shape, r: int, target_modules: str | list[str]) -> int:
@@ -157,10 +193,12 @@ def _plan_stage(
             f"hardware.processes {hardware.processes}"
         )
     per_process = settings.global_batch_size // hardware.processes
-    weights = shape.parameters * (4 if device == "cpu" else 2)
-    trainable = lora_parameters(shape, recipe.adapter.r, recipe.adapter.target_modules) * 16
-    coefficient = 72 if recipe.adapter.lora_dropout else 45
+    weights = frozen_bytes(recipe, shape, device)
+    trainable = trainable_parameters(recipe, shape) * 16
     longest = max(1, part["longest"])
+    if isinstance(recipe.adapter, PromptTuning):
+        longest += recipe.adapter.num_virtual_tokens
+    coefficient = _activation_bytes(recipe)
     row_bytes = (
         sequences
         * longest
@@ -180,7 +218,7 @@ def _plan_stage(
     reference = 1.5 if name == "policy" else 1.0
     seconds = (
         tokens
-        * 4
+        * (6 if isinstance(recipe.adapter, Full) else 4)
         * shape.parameters
         * reference
         / (FLOPS_PER_SECOND[device] * (hardware.processes if device == "cuda" else 1))
@@ -192,6 +230,9 @@ def _plan_stage(
         micro_batch=micro,
         gradient_accumulation_steps=per_process // micro,
         zero_stage=zero,
+        offload_optimizer=hardware.offload_optimizer,
+        offload_param=hardware.offload_param,
+        activation_checkpointing=hardware.activation_checkpointing,
         steps=steps,
         longest_row_tokens=longest,
         weights_bytes=weights,

@@ -243,11 +243,15 @@ def _place(fault: Any, body: Any) -> tuple[Location, str]:
     where: list[str | int] = []
     for part in fault["loc"]:
         inside = part in body if isinstance(body, dict) else isinstance(body, list) and part in range(len(body))
+        if not inside and isinstance(body, dict) and part == body.get("method"):
+            continue  # the tag of a union that tells its branches apart by ``method``
         if not inside and fault["type"] != "missing":
             of_pydantic = fault["type"] == "invalid_key" or str(part).startswith(("function-", "["))
             return tuple(where), "" if of_pydantic else str(part)
         where.append(part)
         body = body[part] if inside else None
+    if fault["type"].startswith("union_tag"):
+        where.append("method")
     return tuple(where), ""
 
 
@@ -263,8 +267,10 @@ def _dotted(where: Location) -> str:
 
 
 def _found(fault: Any) -> str:
-    if fault["type"] == "missing":
+    if fault["type"] in ("missing", "union_tag_not_found"):
         return "nothing"
+    if fault["type"] == "union_tag_invalid":
+        return repr(fault["ctx"]["tag"])
     if fault["type"] == "extra_forbidden":
         return f"an unknown field (value {fault['input']!r:.60})"
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):
@@ -277,7 +283,9 @@ def _allowed(model: type[BaseModel], fault: Any) -> str:
         fields = _fields_at(model, fault["loc"][:-1])
         near = difflib.get_close_matches(str(fault["loc"][-1]), fields, n=1)
         return f"{near[0]} (did you mean that?)" if near else ", ".join(fields)
-    if fault["type"] == "missing":
+    if fault["type"] == "union_tag_invalid":
+        return str(fault["ctx"]["expected_tags"])
+    if fault["type"] in ("missing", "union_tag_not_found"):
         return "a value; this field has no default"
     if fault["type"] == "value_error":
         return "fields that fit together"
@@ -285,14 +293,21 @@ def _allowed(model: type[BaseModel], fault: Any) -> str:
 
 
 def _fields_at(model: type[BaseModel], where: Location) -> list[str]:
+    found = [model]
     for part in where:
-        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        options = [annotation, *get_args(annotation)]
-        inner = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-        if not inner:
-            return []
-        model = inner[0]
-    return list(model.model_fields)
+        tagged = [each for each in found if part in _methods(each)]
+        if tagged and len(found) > 1:
+            found = tagged
+            continue
+        fields = [each.model_fields[str(part)].annotation for each in found if str(part) in each.model_fields]
+        options = [option for annotation in fields for option in (annotation, *get_args(annotation))]
+        found = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+    return list(found[0].model_fields) if found else []
+
+
+def _methods(model: type[BaseModel]) -> tuple[Any, ...]:
+    """The values of ``method`` by which a union knows this branch."""
+    return get_args(model.model_fields["method"].annotation) if "method" in model.model_fields else ()
 
 
 class _Loader(yaml.SafeLoader):

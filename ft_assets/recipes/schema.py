@@ -4,7 +4,7 @@ Every field is either identity (it changes what is made) or execution (it change
 stands in says which: :class:`Hardware` and :class:`Retrain` alone are execution. Scientific choices have no hidden defaults.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -28,7 +28,7 @@ KIND_OF_ROLE = {
     "out_of_domain": "instruction",
     "safety": "prompt",
 }
-ONLINE_METHODS = ("rloo",)
+ONLINE_METHODS = ("rloo", "grpo")
 FORMATS = {
     "text": ("text",),
     "instruction": ("alpaca", "messages", "sharegpt", "prompt_completion", "question_answer", "oasst"),
@@ -191,14 +191,33 @@ class Data(Strict):
         return sorted({name for role in roles for name in getattr(self, role)})
 
 
-class Adapter(Strict):
-    """PEFT's LoRA settings, shared by cpt, sft and policy, which continue one adapter."""
+class Lora(Strict):
+    """PEFT's LoRA settings. ``dora`` learns a magnitude for each adapted weight beside; ``qlora`` keeps the base model in NF4
+    with double quantization while it trains, ``lora_8bit`` in LLM.int8().
+    """
 
-    method: Literal["lora"]
+    method: Literal["lora", "dora", "qlora", "lora_8bit"]
     r: Annotated[int, Field(ge=1, le=1024)]
     lora_alpha: Annotated[int, Field(ge=1, le=4096)]
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
     target_modules: str | list[str]
+
+
+class PromptTuning(Strict):
+    """PEFT's prompt tuning: ``num_virtual_tokens`` embeddings before each row are all that is learned."""
+
+    method: Literal["prompt_tuning"]
+    num_virtual_tokens: Annotated[int, Field(ge=1, le=4096)]
+
+
+class Full(Strict):
+    """Every weight is trained; each stage's artifact is a whole model."""
+
+    method: Literal["full"]
+
+
+Adapter = Annotated[Lora | PromptTuning | Full, Field(discriminator="method")]
+QUANTIZED_BASE = {"qlora": "nf4", "lora_8bit": "int8"}
 
 
 class Training(Strict):
@@ -215,9 +234,12 @@ class Training(Strict):
 
 
 class Policy(Training):
-    """Preference optimisation of the SFT model, with TRL's names. ``rloo`` uses the graph's own reward model."""
+    """Preference optimisation of the SFT model, with TRL's names. ``dpo`` and ``kto`` hold to the SFT model by ``beta``, ``orpo``
+    has no reference; ``rloo`` and ``grpo`` use the graph's own reward model. ``kto`` takes each pair as one desirable and one
+    undesirable row.
+    """
 
-    method: Literal["dpo", "rloo"]
+    method: Literal["dpo", "kto", "orpo", "rloo", "grpo"]
     beta: Annotated[float, Field(ge=0, le=100)]
     num_generations: Annotated[int, Field(ge=2, le=256)] = 2
     max_completion_length: Annotated[int, Field(ge=1, le=65_536)] = 64
@@ -245,10 +267,21 @@ class Publish(Strict):
     to: Annotated[str, Field(min_length=1)]
 
 
+OURS_IN_DEEPSPEED = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+)
+
+
 class Hardware(Strict):
     """Execution only: nothing here changes a fingerprint. Memory in GiB, price in US dollars per hour.
 
-    ``dtype`` is what a model computes in; ``auto`` takes what the chip is fast in.
+    ``dtype`` is what a model computes in; ``auto`` takes what the chip is fast in. ``deepspeed`` is merged into the
+    configuration that is made from the rest, for what DeepSpeed can do and has no field here.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -258,8 +291,30 @@ class Hardware(Strict):
     memory_gib: Annotated[float, Field(gt=0, le=65_536)] = 8.0
     usd_per_hour: Annotated[float, Field(ge=0, le=100_000)] = 0.0
     zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    offload_param: Literal["none", "cpu"] = "none"
+    activation_checkpointing: bool = False
+    deepspeed: dict[str, Any] = {}
     checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     evaluation_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+
+    @model_validator(mode="after")
+    def _deepspeed_has_what_it_needs(self) -> "Hardware":
+        wanted = {
+            "offload_optimizer": self.offload_optimizer != "none",
+            "offload_param": self.offload_param != "none",
+            "deepspeed": bool(self.deepspeed),
+        }
+        least = {"offload_optimizer": 1, "offload_param": 3, "deepspeed": 1}
+        for name in (name for name, given in wanted.items() if given):
+            if self.zero_stage == "auto" or self.zero_stage < least[name]:
+                raise ValueError(f"{name} needs zero_stage {least[name]} or more, zero_stage is {self.zero_stage}")
+        zero = self.deepspeed.get("zero_optimization", {})
+        ours = {name: name for name in OURS_IN_DEEPSPEED} | {"zero_optimization.stage": "zero_stage"}
+        given = {*self.deepspeed, *(f"zero_optimization.{name}" for name in zero if isinstance(zero, dict))}
+        if taken := sorted(given & set(ours)):
+            raise ValueError(f"deepspeed sets {', '.join(taken)}, which this recipe's own fields decide")
+        return self
 
 
 class Retrain(Strict):
@@ -326,6 +381,12 @@ class Recipe(Strict):
         missing = [stage for stage, rows in needs.items() if getattr(self, stage) is not None and not rows]
         if missing:
             raise ValueError(f"stage {', '.join(missing)} has no source under data")
+        if isinstance(self.adapter, PromptTuning) and (self.reward or self.quantize or self.data.packing):
+            raise ValueError(
+                "prompt_tuning changes no weight of the model, so there is nothing to quantize and no reward model, and its "
+                "virtual tokens stand before each row, so none is packed; leave reward, quantize and data.packing out, or "
+                "use another adapter.method"
+            )
         if self.policy and self.policy.online and self.reward is None:
             raise ValueError(f"policy.method {self.policy.method} needs a reward stage")
         if not any((self.cpt, self.sft, self.policy)):

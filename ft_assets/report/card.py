@@ -56,13 +56,7 @@ def model_card(facts: dict[str, Any], licences: dict[str, str]) -> str:
 
 ## Use
 
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(FOLDER)
-tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-```
-
-`adapter/` holds the PEFT adapter for the base model ({facts["base_model"]}), `quantized/` the bitsandbytes forms.
+{_use(facts)}
 
 ## Limits
 
@@ -72,6 +66,21 @@ Scores hold for rows like the held-out ones. The refusal rates in `report.html` 
 
 {lineage}
 """
+
+
+def _use(facts: dict[str, Any]) -> str:
+    """How the release is loaded; what is trained decides what it holds."""
+    model = """from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained({})
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)"""
+    quantized = "`quantized/` holds the bitsandbytes forms, if any."
+    if facts["adapter_method"] == "prompt_tuning":
+        adapted = "from peft import PeftModel\nmodel = PeftModel.from_pretrained(model, FOLDER)"
+        return f"```python\n{model.format('BASE')}\n{adapted}\n```\n\n`BASE` is the base model ({facts['base_model']})."
+    whole = f"```python\n{model.format('FOLDER')}\n```\n\n"
+    if facts["adapter_method"] == "full":
+        return whole + quantized
+    return f"{whole}`adapter/` holds the PEFT adapter for the base model ({facts['base_model']}), {quantized}"
 
 
 def _index_entry(facts: dict[str, Any], contestant: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ft_assets.core.plan import weights_bytes
 from ft_assets.worker.generate import answer_perplexity, generate
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
-from ft_assets.worker.models import load_adapted, load_causal
+from ft_assets.worker.models import is_adapter, load_causal, load_trained, without_peft
 from ft_assets.worker.template import rendered
 from ft_assets.worker.tokenizer import load_tokenizer
 from ft_assets.worker.tracking import Tracker
@@ -96,7 +96,7 @@ class Evaluation:
                         partial(self._adapted, adapter),
                         False,
                         ("out_of_domain", "safety"),
-                        base_size + weights_bytes(adapter.folder),
+                        weights_bytes(adapter.folder) + (base_size if is_adapter(adapter) else 0),
                     )
                 )
         if self.job.has("quantized_model"):
@@ -109,7 +109,7 @@ class Evaluation:
         return found
 
     def _adapted(self, adapter: Artifact) -> Any:
-        return load_adapted(self.base, adapter, self.dtype).merge_and_unload().eval()
+        return without_peft(load_trained(self.base, adapter, self.dtype))
 
     def of(self, contestant: Contestant) -> dict[str, Any]:
         """The contestant's scores and answers, made now or found finished from a run that was cut short."""

@@ -1,4 +1,7 @@
-"""Batched greedy generation and likelihoods; the same on every contestant."""
+"""Batched greedy generation and likelihoods; the same on every contestant.
+
+A model with learned virtual tokens (``model.virtual_ids``) reads these before each text.
+"""
 
 import copy
 from collections.abc import Callable
@@ -26,7 +29,8 @@ def generate(
     Args:
         say: called with the number of finished prompts after each batch.
     """
-    ids = [list(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
+    virtual = getattr(model, "virtual_ids", [])
+    ids = [[*virtual, *tokenizer(prompt, add_special_tokens=False)["input_ids"]] for prompt in prompts]
     shared = shared_prefix(ids)
     cache = _prefill(model, shared)
     order = sorted(range(len(prompts)), key=lambda index: len(ids[index]))
@@ -89,6 +93,8 @@ def answer_perplexity(model: Any, rows: list[tuple[list[int], list[int]]], batch
     The head runs on supervised positions alone: over a large vocabulary the rest would cost more than the body.
     """
     total, tokens = 0.0, 0
+    virtual = getattr(model, "virtual_ids", [])
+    rows = [([*virtual, *ids], [-100] * len(virtual) + labels) for ids, labels in rows]
     ordered = sorted(rows, key=lambda row: len(row[0]))
     for start in range(0, len(ordered), batch_size):
         chunk = ordered[start : start + batch_size]

@@ -8,7 +8,7 @@ import torch
 from ft_assets.core.errors import MissingInput
 from ft_assets.worker.hardware import pick_device
 from ft_assets.worker.job import Job
-from ft_assets.worker.models import load_adapted, load_causal
+from ft_assets.worker.models import load_causal, load_trained, without_peft
 from ft_assets.worker.tokenizer import load_tokenizer
 
 PARITY_ROWS = 8
@@ -23,10 +23,9 @@ def run(job: Job) -> None:
     with job.commit() as staging:
         job.progress("merging the adapter into the base weights")
         # Folded in float32, then rounded once to the base's bfloat16.
-        adapted = load_adapted(base, adapter, torch.float32).to(device)
+        adapted = load_trained(base, adapter, torch.float32).to(device)
         before = _logits(adapted, tokenizer, prompts)
-        merged = adapted.merge_and_unload(safe_merge=True) if adapter is not None else adapted
-        merged.to(torch.bfloat16).save_pretrained(staging.folder)
+        without_peft(adapted).to(torch.bfloat16).save_pretrained(staging.folder)
         tokenizer.save_pretrained(staging.folder)
         job.progress("checking the merged weights against adapter on base")
         after = _logits(load_causal(staging.folder, torch.float32).to(device), tokenizer, prompts)

@@ -1,14 +1,9 @@
 """Stage ``quantized_model``: the merged model in bitsandbytes' NF4 and int8, each a folder that transformers loads."""
 
-from typing import Any
-
-import torch
-from transformers import BitsAndBytesConfig
-
 from ft_assets.core.plan import weights_bytes
 from ft_assets.worker.hardware import pick_device, pick_dtype
 from ft_assets.worker.job import Job
-from ft_assets.worker.models import load_causal
+from ft_assets.worker.models import load_causal, quantization_config
 from ft_assets.worker.tokenizer import load_tokenizer
 
 
@@ -25,11 +20,3 @@ def run(job: Job) -> None:
             load_tokenizer(merged.folder).save_pretrained(target)
             sizes[name] = weights_bytes(target)
         staging.metrics = {"size_bytes": sizes}
-
-
-def quantization_config(name: str, dtype: torch.dtype) -> Any:
-    if name == "nf4":
-        return BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-        )
-    return BitsAndBytesConfig(load_in_8bit=True)

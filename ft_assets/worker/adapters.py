@@ -1,0 +1,148 @@
+"""What is trained, by ``adapter.method``, and how it is saved: the one place that knows the methods.
+
+===============  ===========================================  ============================================
+method           trains                                       its artifact
+===============  ===========================================  ============================================
+``full``         every weight, in float32                     a model in bfloat16, with its tokenizer
+``lora``         low-rank matrices on the base model          PEFT adapter
+``dora``         the same and a magnitude for each column     PEFT adapter
+``qlora``        low-rank matrices on the base model in NF4   PEFT adapter, for the base model as it is
+``lora_8bit``    the same in LLM.int8()                       PEFT adapter, for the base model as it is
+``prompt_tuning``  embeddings before the text                 PEFT adapter
+===============  ===========================================  ============================================
+
+A reward model is saved whole whatever the method: what reads it needs no base model.
+"""
+
+import json
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+
+from ft_assets.core.artifact import Artifact, Staging
+from ft_assets.core.errors import FineTuneError
+from ft_assets.recipes.schema import QUANTIZED_BASE
+from ft_assets.worker.job import Job
+from ft_assets.worker.models import (
+    ADAPTER_FILES,
+    check_base,
+    load_adapter,
+    load_causal,
+    load_reward,
+    quantization_config,
+)
+
+HEAD = "score"  # what transformers calls the head of a model that classifies
+
+
+def policy_model(job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype) -> Any:
+    """The causal model to train: it goes on from the stage before, or starts from the base model."""
+    adapter = job.identity["adapter"]
+    if adapter["method"] == "full":
+        return load_causal(_start_folder(base, start), torch.float32).train()
+    model = load_causal(base.folder, dtype, **_quantized(adapter, dtype))
+    if start is not None:
+        check_base(base, start)
+        return load_adapter(model, start, "CAUSAL_LM")
+    return get_peft_model(model, _peft_config(adapter, "CAUSAL_LM"))
+
+
+def reward_model(job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, pad_token_id: int) -> Any:
+    """The model of the stage before with a fresh head that gives one number, to be trained together."""
+    adapter = job.identity["adapter"]
+    if adapter["method"] == "full":
+        model = load_reward(_start_folder(base, start), torch.float32).train()
+    else:
+        model = load_reward(base.folder, dtype, **_quantized(adapter, dtype, skip=[HEAD]))
+    model.config.pad_token_id = pad_token_id
+    if adapter["method"] == "full":
+        return model
+    if start is not None:
+        check_base(base, start)
+        return load_adapter(model, start, "SEQ_CLS", (HEAD,))
+    return get_peft_model(model, _peft_config(adapter, "SEQ_CLS"))
+
+
+def train_in_float32(model: Any) -> None:
+    """What is trained is kept in float32 while it is: TRL casts adapters of a quantized model to bfloat16, in which small
+    steps are lost.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _start_folder(base: Artifact, start: Artifact | None) -> Any:
+    if start is None:
+        return base.folder
+    check_base(base, start)
+    return start.folder
+
+
+def _quantized(adapter: dict[str, Any], dtype: torch.dtype, skip: list[str] | None = None) -> dict[str, Any]:
+    if adapter["method"] not in QUANTIZED_BASE:
+        return {}
+    config = quantization_config(QUANTIZED_BASE[adapter["method"]], dtype)
+    config.llm_int8_skip_modules = ["lm_head", *(skip or [])]
+    return {"quantization_config": config}
+
+
+def _peft_config(adapter: dict[str, Any], task_type: str) -> Any:
+    if adapter["method"] == "prompt_tuning":
+        return PromptTuningConfig(task_type=task_type, num_virtual_tokens=adapter["num_virtual_tokens"])
+    settings = {key: value for key, value in adapter.items() if key != "method"}
+    head = {"modules_to_save": [HEAD]} if task_type == "SEQ_CLS" else {}
+    return LoraConfig(task_type=task_type, use_dora=adapter["method"] == "dora", **settings, **head)
+
+
+def save(job: Job, model: Any, tokenizer: Any, state: dict[str, Any] | None, staging: Staging) -> None:
+    """Writes what was trained as safetensors, and beside it the base model it belongs to.
+
+    Args:
+        state: the weights by name, where ranks hold parts of them (ZeRO-3); None where ``model`` holds them.
+    """
+    base = job.input("base_model")
+    info = {
+        "base_content": base.manifest.metrics["content_hash"],
+        "base_fingerprint": base.manifest.fingerprint,
+        "method": job.identity["adapter"]["method"],
+        "stage": job.stage,
+    }
+    reward = job.stage == "reward_model"
+    staging.write_json("reward_info.json" if reward else "adapter_info.json", info)
+    if isinstance(model, PeftModel):
+        _save_adapter(job, model, state, staging)
+        if job.identity["adapter"]["method"] == "prompt_tuning":
+            tokenizer.save_pretrained(staging.folder)  # no merged model brings it along
+        if not reward:
+            return
+        model, state = _fold_reward(job, base, staging), None
+    if state is not None:
+        state = {name: weights.to(torch.bfloat16) for name, weights in state.items()}
+    else:
+        model = model.to(torch.bfloat16)
+    model.config.use_cache = True
+    model.save_pretrained(staging.folder, state_dict=state)
+    tokenizer.save_pretrained(staging.folder)
+
+
+def _save_adapter(job: Job, model: Any, state: dict[str, Any] | None, staging: Staging) -> None:
+    model.save_pretrained(staging.folder, selected_adapters=["default"], state_dict=state)
+    for name in ADAPTER_FILES:
+        if not staging.file(name).is_file():
+            raise FineTuneError(f"{job.stage}: PEFT wrote no {name}")
+    config = json.loads(staging.file("adapter_config.json").read_text())
+    # A path of this machine means nothing elsewhere; adapter_info.json pins the base by content.
+    config["base_model_name_or_path"] = None
+    staging.write_json("adapter_config.json", config)
+    staging.file("README.md").unlink(missing_ok=True)
+
+
+def _fold_reward(job: Job, base: Artifact, staging: Staging) -> Any:
+    """The adapter that was just saved, folded into the base model as it is, which was quantized while it trained."""
+    plain = load_reward(base.folder, torch.float32)
+    folded = PeftModel.from_pretrained(plain, staging.folder).merge_and_unload(safe_merge=True)
+    for name in ADAPTER_FILES:
+        staging.file(name).unlink()
+    return folded

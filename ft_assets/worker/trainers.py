@@ -1,0 +1,283 @@
+"""The trainer of each stage and method: TRL's own, over the ids that ``tokenized_splits`` made."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, concatenate_datasets, disable_caching
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+from ft_assets.core.artifact import Artifact
+from ft_assets.core.errors import FineTuneError
+from ft_assets.worker.adapters import policy_model, reward_model, train_in_float32
+from ft_assets.worker.job import Job
+from ft_assets.worker.models import load_reward
+from ft_assets.worker.packing import PackedCollator, refuse_bleeding
+from ft_assets.worker.template import IGNORED
+from ft_assets.worker.tokenizer import load_tokenizer
+from ft_assets.worker.zero import deepspeed_config
+
+PAIR = ("prompt_ids", "chosen_ids", "rejected_ids")
+ONLINE = {"rloo": (RLOOTrainer, RLOOConfig), "grpo": (GRPOTrainer, GRPOConfig)}
+
+
+class TokenizedDPOTrainer(DPOTrainer):
+    """TRL's, over rows that have been tokenized."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        return dataset
+
+
+class TokenizedKTOTrainer(KTOTrainer):
+    """TRL's, over rows that have been tokenized and have their completion of another prompt."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        return dataset
+
+
+class TokenizedORPOTrainer(ORPOTrainer):
+    """TRL's, over rows that have been tokenized."""
+
+    def tokenize_row(self, feature: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+        return _orpo_row(feature)
+
+
+class Stage:
+    """What every trainer of a stage is made of."""
+
+    def __init__(self, job: Job, device: str, dtype: torch.dtype, folder: Path):
+        self.job, self.dtype = job, dtype
+        self.base = job.input("base_model")
+        self.start: Artifact | None = job.input("adapter") if job.has("adapter") else None
+        self.tokenizer = load_tokenizer(self.base.folder)
+        self.arguments = training_arguments(job, device, dtype, folder)
+
+    def model(self) -> Any:
+        return policy_model(self.job, self.base, self.start, self.dtype)
+
+    def reference(self) -> Any:
+        """The model of the stage before, beside the one that is trained; none where PEFT keeps a copy of the adapter."""
+        return self.model().eval() if self.job.identity["adapter"]["method"] == "full" else None
+
+    def rows(self, name: str, *columns: str) -> Dataset:
+        shards = self.job.input("tokenized_splits").below(name)
+        if not shards:
+            return Dataset.from_dict({})
+        rows = concatenate_datasets([Dataset.from_file(str(file)) for file in shards])
+        return rows.select_columns([*columns, *({"seq_lengths"} & set(rows.column_names))])
+
+    def training_rows(self, name: str, *columns: str) -> Dataset:
+        rows = self.rows(f"{name}_train", *columns)
+        if not len(rows):
+            raise FineTuneError(
+                f"{self.job.stage}: no training rows are left in {name}_train; `ft status` shows where they went"
+            )
+        return rows
+
+
+def build(job: Job, device: str, dtype: torch.dtype, folder: Path) -> Any:
+    """The trainer of a job.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        dtype: what the model computes in.
+        folder: where checkpoints go.
+    """
+    # What ``datasets`` derives of rows belongs to this run, not beside the artifact that it read them from.
+    disable_caching()
+    tempfile.tempdir = str(job.scratch / ".temporary")
+    Path(tempfile.tempdir).mkdir(exist_ok=True)
+    stage = Stage(job, device, dtype, folder)
+    if job.stage in ("cpt_adapter", "sft_adapter"):
+        trainer = _sft(stage)
+    elif job.stage == "reward_model":
+        trainer = _reward(stage)
+    else:
+        method = job.identity["training"]["method"]
+        trainer = {"dpo": _dpo, "kto": _kto, "orpo": _orpo}.get(method, _online)(stage)
+    train_in_float32(trainer.model)
+    return trainer
+
+
+def training_arguments(job: Job, device: str, dtype: torch.dtype, folder: Path) -> dict[str, Any]:
+    """What all trainers are told, in the names of transformers' ``TrainingArguments``."""
+    training, placement, cuda = job.identity["training"], job.execution["placement"], device == "cuda"
+    deepspeed = deepspeed_config(job, device, dtype)
+    # On a CPU an adapter's frozen base model is in ``dtype`` as it is; whole models are in float32 and cast on the way.
+    cast = cuda or (job.identity["adapter"]["method"] == "full" and deepspeed is None)
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": placement["micro_batch"],
+        "gradient_accumulation_steps": placement["gradient_accumulation_steps"],
+        "per_device_eval_batch_size": placement["micro_batch"],
+        "learning_rate": training["learning_rate"],
+        "num_train_epochs": training["num_train_epochs"],
+        "max_steps": training["max_steps"] or -1,
+        "warmup_steps": training["warmup_steps"],
+        "lr_scheduler_type": training["lr_scheduler_type"],
+        "weight_decay": training["weight_decay"],
+        "max_grad_norm": training["max_grad_norm"],
+        "seed": job.identity["seed"],
+        "data_seed": job.identity["seed"],
+        "use_cpu": not cuda,
+        "bf16": cast and dtype is torch.bfloat16,
+        "fp16": cuda and dtype is torch.float16,
+        "activation_checkpointing": placement["activation_checkpointing"],
+        "include_num_input_tokens_seen": "non_padding",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": job.execution["checkpoint_every_steps"],
+        "save_total_limit": 2,
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": cuda,
+        "ddp_find_unused_parameters": False,
+        "deepspeed": deepspeed,
+    }
+
+
+def _sft(stage: Stage) -> Any:
+    part = "cpt" if stage.job.stage == "cpt_adapter" else "sft"
+    model, train = stage.model(), stage.training_rows(part, "input_ids", "labels")
+    packed = "seq_lengths" in train.column_names
+    if packed:
+        refuse_bleeding(model, stage.arguments["per_device_train_batch_size"])
+        model.config.use_cache = False
+    return SFTTrainer(
+        model=model,
+        processing_class=stage.tokenizer,
+        data_collator=PackedCollator(stage.tokenizer.pad_token_id) if packed else None,
+        args=SFTConfig(
+            **stage.arguments,
+            max_length=None,
+            packing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            eos_token=stage.tokenizer.eos_token,
+        ),
+        train_dataset=train,
+        eval_dataset=stage.rows(f"{part}_validation", "input_ids", "labels"),
+    )
+
+
+def _reward(stage: Stage) -> Any:
+    def whole(rows: Dataset) -> Dataset:
+        return rows.map(_whole_row, remove_columns=["prompt_ids", "suffix_ids"]) if len(rows) else rows
+
+    return RewardTrainer(
+        model=reward_model(stage.job, stage.base, stage.start, stage.dtype, stage.tokenizer.pad_token_id),
+        processing_class=stage.tokenizer,
+        args=RewardConfig(**stage.arguments, max_length=None),
+        train_dataset=whole(stage.training_rows("preference", *PAIR, "suffix_ids")),
+        eval_dataset=whole(stage.rows("preference_validation", *PAIR, "suffix_ids")),
+    )
+
+
+def _whole_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row["prompt_ids"] + row[name] + row["suffix_ids"] for name in ("chosen_ids", "rejected_ids")}
+
+
+def _dpo(stage: Stage) -> Any:
+    return TokenizedDPOTrainer(
+        model=stage.model(),
+        ref_model=stage.reference(),
+        processing_class=stage.tokenizer,
+        args=DPOConfig(**stage.arguments, beta=stage.job.identity["training"]["beta"], max_length=None),
+        train_dataset=stage.training_rows("preference", *PAIR),
+        eval_dataset=stage.rows("preference_validation", *PAIR),
+    )
+
+
+def _kto(stage: Stage) -> Any:
+    return TokenizedKTOTrainer(
+        model=stage.model(),
+        ref_model=stage.reference(),
+        processing_class=stage.tokenizer,
+        args=KTOConfig(**stage.arguments, beta=stage.job.identity["training"]["beta"], max_length=None),
+        train_dataset=unpaired(stage.training_rows("preference", *PAIR)),
+        eval_dataset=unpaired(stage.rows("preference_validation", *PAIR)),
+    )
+
+
+def unpaired(pairs: Dataset) -> Dataset:
+    """Each pair as a desirable and an undesirable row, and beside each the answer of the pair before, which fits another
+    prompt: from those KTO estimates how far the policy has moved (arXiv 2402.01306, section 4.1).
+
+    TRL rotates answers inside a micro-batch, where a pair's other answer would meet its own prompt.
+    """
+
+    def two(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        rows: dict[str, list[Any]] = {"prompt_ids": [], "completion_ids": [], "KL_completion_ids": [], "label": []}
+        for prompt, chosen, rejected, index in zip(*(batch[name] for name in PAIR), indices, strict=True):
+            before = pairs[index - 1]
+            rows["prompt_ids"] += [prompt, prompt]
+            rows["completion_ids"] += [chosen, rejected]
+            rows["KL_completion_ids"] += [before["chosen_ids"], before["rejected_ids"]]
+            rows["label"] += [True, False]
+        return rows
+
+    return pairs.map(two, with_indices=True, batched=True, remove_columns=pairs.column_names) if len(pairs) else pairs
+
+
+def _orpo(stage: Stage) -> Any:
+    model = stage.model()
+    # By this name transformers counts the tokens it has seen; of a pair, those of the chosen side.
+    model.main_input_name = "chosen_input_ids"
+    # Rows fit data.max_length; TRL takes 512 where it is not told, and nothing is cut after this.
+    return TokenizedORPOTrainer(
+        model=model,
+        processing_class=stage.tokenizer,
+        args=ORPOConfig(
+            **stage.arguments, beta=stage.job.identity["training"]["beta"], max_length=stage.job.identity["max_length"]
+        ),
+        train_dataset=stage.training_rows("preference", *PAIR),
+        eval_dataset=stage.rows("preference_validation", *PAIR),
+    )
+
+
+def _orpo_row(row: dict[str, Any]) -> dict[str, Any]:
+    prompt = row["prompt_ids"]
+    made = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
+    for side in ("chosen", "rejected"):
+        ids = prompt + row[f"{side}_ids"]
+        made[f"{side}_input_ids"] = ids
+        made[f"{side}_attention_mask"] = [1] * len(ids)
+        made[f"{side}_labels"] = [IGNORED] * len(prompt) + row[f"{side}_ids"]
+    return made
+
+
+def _online(stage: Stage) -> Any:
+    training = stage.job.identity["training"]
+    trainer, config = ONLINE[training["method"]]
+    rows = stage.training_rows(stage.job.identity["rows"], "prompt")
+    return trainer(
+        model=stage.model(),
+        processing_class=stage.tokenizer,
+        reward_funcs=load_reward(stage.job.input("reward_model").folder, stage.dtype),
+        reward_processing_classes=stage.tokenizer,
+        args=config(
+            # It counts the tokens of prompts and answers itself.
+            **{**stage.arguments, "include_num_input_tokens_seen": "no"},
+            beta=training["beta"],
+            num_generations=training["num_generations"],
+            max_completion_length=training["max_completion_length"],
+            temperature=training["temperature"],
+        ),
+        train_dataset=Dataset.from_list([{"prompt": json.loads(row["prompt"])} for row in rows]),
+    )

@@ -1,0 +1,81 @@
+"""Training stages run in this process on the tiny model, over splits of the test's own."""
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from splitting import TEST, TRAINING, Splits, Splitter, documents, pairs, talks
+
+from ft_assets.core.artifact import Artifact
+from ft_assets.core.lineage import Stage
+from ft_assets.worker import train
+
+LORA = {"method": "lora", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear"}
+BATCHES = {
+    "cpt:c@1": documents(80),
+    "sft:s@1": talks(80),
+    "preference:p@1": pairs(80, 100),
+    **TEST,
+}
+STEPS = 20
+PLACEMENT = {
+    "processes": 1,
+    "micro_batch": 2,
+    "gradient_accumulation_steps": 1,
+    "zero_stage": 0,
+    "offload_optimizer": "none",
+    "offload_param": "none",
+    "activation_checkpointing": False,
+}
+EXECUTION = {
+    "partition": "r",
+    "device": "cpu",
+    "dtype": "float32",
+    "deepspeed": {},
+    "tracker": {"mode": "disabled"},
+    "checkpoint_every_steps": 1000,
+}
+
+
+def settings(adapter: dict[str, Any] = LORA, **stages: Any) -> dict[str, Any]:
+    """A recipe's stages, each of :data:`STEPS` steps, with no other stage than those given."""
+    given = {name: {**TRAINING, "max_steps": STEPS, **more} for name, more in stages.items()}
+    return {"adapter": adapter, "cpt": None, "sft": None, "reward": None, "policy": None, **given}
+
+
+@dataclass
+class School:
+    """Trains the stages of one recipe after another, in one store."""
+
+    splitter: Splitter
+    data: dict[str, Any]
+
+    def stages(self) -> dict[str, Stage]:
+        return self.splitter.stages(BATCHES, **self.data)
+
+    def splits(self) -> Splits:
+        return self.splitter.make(BATCHES, **self.data)
+
+    def train(self, name: str, **execution: Any) -> Artifact:
+        """The artifact of a stage, made now with those it stands on, where they are not there yet."""
+        stages = self.stages()
+        if self.splitter.store.lookup("tokenized_splits", stages["tokenized_splits"].fingerprint) is None:
+            self.splits()
+        for before in ("cpt_adapter", "sft_adapter", "reward_model"):
+            own = stages[before]
+            wanted = own.fingerprint in [entry[1] for entry in stages[name].upstream.values()]
+            if wanted and not own.passes and self.splitter.store.lookup(before, own.fingerprint) is None:
+                self.train(before)
+        stage = stages[name]
+        placement = PLACEMENT | execution.pop("placement", {})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", tempfile.tempdir)
+            train.run(self.splitter.job(stage, {**EXECUTION, "placement": placement, **execution}))
+        found = self.splitter.store.open(name, stage.fingerprint)
+        assert found is not None
+        return found
+
+
+def losses(artifact: Artifact) -> list[float]:
+    return [entry["loss"] for entry in artifact.json("history.json") if "loss" in entry]
