@@ -28,6 +28,7 @@ def gather(recipe: Recipe, artifacts: dict[str, Artifact], batches: dict[str, Ar
     """
     results = artifacts["evaluation"].json("results.json")
     best = next(name for name in TRAINED if name in results)
+    merged = artifacts.get("merged_model")
     contestants = [_contestant(name, result) for name, result in results.items()]
     return {
         "recipe": recipe.name,
@@ -40,9 +41,9 @@ def gather(recipe: Recipe, artifacts: dict[str, Artifact], batches: dict[str, Ar
         "best": best,
         "verdict": verdict(results, best),
         "contestants": contestants,
-        "merged_bytes": weights_bytes(artifacts["merged_model"].folder),
+        "merged_bytes": weights_bytes(merged.folder) if merged else None,
         "base": artifacts["base_model"].manifest.metrics,
-        "parity": artifacts["merged_model"].manifest.metrics.get("parity"),
+        "parity": merged.manifest.metrics["parity"] if merged else None,
         "examples": _examples(results, best),
         "safety_examples": _safety_examples(results, best),
         "training": [

@@ -64,12 +64,14 @@ def reward_model(job: Job, base: Artifact, start: Artifact | None, dtype: torch.
     return get_peft_model(model, _peft_config(adapter, "SEQ_CLS"))
 
 
-def train_in_float32(model: Any) -> None:
+def prepare_trained(model: Any) -> None:
     """What is trained is kept in float32 while it is: TRL casts adapters of a quantized model to bfloat16, in which small
-    steps are lost.
+    steps are lost. TRL's copy of the adapter, the reference, is not trained; PEFT leaves it so with virtual tokens.
     """
-    for parameter in model.parameters():
-        if parameter.requires_grad:
+    for name, parameter in model.named_parameters():
+        if ".ref." in name:
+            parameter.requires_grad = False
+        elif parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 

@@ -25,7 +25,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.errors import FineTuneError
-from ft_assets.worker.adapters import policy_model, reward_model, train_in_float32
+from ft_assets.worker.adapters import policy_model, prepare_trained, reward_model
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_reward
 from ft_assets.worker.packing import PackedCollator, refuse_bleeding
@@ -111,7 +111,7 @@ def build(job: Job, device: str, dtype: torch.dtype, folder: Path) -> Any:
     else:
         method = job.identity["training"]["method"]
         trainer = {"dpo": _dpo, "kto": _kto, "orpo": _orpo}.get(method, _online)(stage)
-    train_in_float32(trainer.model)
+    prepare_trained(trainer.model)
     return trainer
 
 
