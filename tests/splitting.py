@@ -105,7 +105,7 @@ class Splitter:
                     staging.file(path.name).write_bytes(path.read_bytes())
         for name, rows in batches.items():
             self._write_rows(stage.upstream[name][1], KIND_OF_ROLE[name.partition(":")[0]], rows)
-        splits.run(self.job(stage, {"parts": {name: _request(each) for name, each in stages.items() if ":" in name}}))
+        splits.run(self.job(stage, {"parts": {name: each.request() for name, each in stages.items() if ":" in name}}))
         found = self.store.open("tokenized_splits", stage.fingerprint)
         assert found is not None
         return Splits(found)
@@ -147,7 +147,7 @@ class Splitter:
 
     def job(self, stage: Stage, execution: dict[str, Any]) -> Job:
         return Job(
-            **_request(stage),
+            **json.loads(json.dumps(stage.request())),
             execution=execution,
             store=self.store,
             progress_file=self.folder / "progress.jsonl",
@@ -162,13 +162,3 @@ class Splitter:
         folder = self.folder / "store" / "artifacts" / stage
         found = sorted(folder.iterdir()) if folder.is_dir() else []
         return {each.name: json.loads((each / "manifest.json").read_text())["created_at"] for each in found}
-
-
-def _request(stage: Stage) -> dict[str, Any]:
-    return {
-        "stage": stage.name,
-        "fingerprint": stage.fingerprint,
-        "code_version": stage.code_version,
-        "identity": json.loads(json.dumps(stage.identity)),
-        "upstream": {role: list(entry) for role, entry in stage.upstream.items()},
-    }

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.errors import FineTuneError
@@ -121,7 +122,8 @@ def save(job: Job, model: Any, tokenizer: Any, state: dict[str, Any] | None, sta
             return
         model, state = _fold_reward(job, base, staging), None
     if state is not None:
-        state = {name: weights.to(torch.bfloat16) for name, weights in state.items()}
+        tied = model.all_tied_weights_keys  # gathered from ranks, they no longer share their memory
+        state = {name: weights.to(torch.bfloat16) for name, weights in state.items() if name not in tied}
     else:
         model = model.to(torch.bfloat16)
     model.config.use_cache = True
@@ -143,6 +145,7 @@ def _save_adapter(job: Job, model: Any, state: dict[str, Any] | None, staging: S
 
 def _fold_reward(job: Job, base: Artifact, staging: Staging) -> Any:
     """The adapter that was just saved, folded into the base model as it is, which was quantized while it trained."""
+    unset_hf_deepspeed_config()  # or ZeRO-3 would load a part of it, and wait for the other ranks to load theirs
     plain = load_reward(base.folder, torch.float32)
     folded = PeftModel.from_pretrained(plain, staging.folder).merge_and_unload(safe_merge=True)
     for name in ADAPTER_FILES:

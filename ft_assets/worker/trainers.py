@@ -68,6 +68,12 @@ class Stage:
         self.tokenizer = load_tokenizer(self.base.folder)
         self.arguments = training_arguments(job, device, dtype, folder)
 
+    def settings(self, config: Any, **own: Any) -> Any:
+        """TRL's configuration. It is made before the model: with ZeRO-3, transformers then loads each weight into the parts
+        that ranks hold, instead of whole into each.
+        """
+        return config(**{**self.arguments, **own})
+
     def model(self) -> Any:
         return policy_model(self.job, self.base, self.start, self.dtype)
 
@@ -155,22 +161,23 @@ def training_arguments(job: Job, device: str, dtype: torch.dtype, folder: Path) 
 
 def _sft(stage: Stage) -> Any:
     part = "cpt" if stage.job.stage == "cpt_adapter" else "sft"
+    settings = stage.settings(
+        SFTConfig,
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        eos_token=stage.tokenizer.eos_token,
+    )
     model, train = stage.model(), stage.training_rows(part, "input_ids", "labels")
     packed = "seq_lengths" in train.column_names
     if packed:
-        refuse_bleeding(model, stage.arguments["per_device_train_batch_size"])
+        refuse_bleeding(model, settings.per_device_train_batch_size)
         model.config.use_cache = False
     return SFTTrainer(
         model=model,
         processing_class=stage.tokenizer,
         data_collator=PackedCollator(stage.tokenizer.pad_token_id) if packed else None,
-        args=SFTConfig(
-            **stage.arguments,
-            max_length=None,
-            packing=False,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            eos_token=stage.tokenizer.eos_token,
-        ),
+        args=settings,
         train_dataset=train,
         eval_dataset=stage.rows(f"{part}_validation", "input_ids", "labels"),
     )
@@ -180,10 +187,12 @@ def _reward(stage: Stage) -> Any:
     def whole(rows: Dataset) -> Dataset:
         return rows.map(_whole_row, remove_columns=["prompt_ids", "suffix_ids"]) if len(rows) else rows
 
+    # Before the settings: PEFT copies the fresh head, of which ZeRO-3 would have left each rank a part.
+    model = reward_model(stage.job, stage.base, stage.start, stage.dtype, stage.tokenizer.pad_token_id)
     return RewardTrainer(
-        model=reward_model(stage.job, stage.base, stage.start, stage.dtype, stage.tokenizer.pad_token_id),
+        model=model,
         processing_class=stage.tokenizer,
-        args=RewardConfig(**stage.arguments, max_length=None),
+        args=stage.settings(RewardConfig, max_length=None),
         train_dataset=whole(stage.training_rows("preference", *PAIR, "suffix_ids")),
         eval_dataset=whole(stage.rows("preference_validation", *PAIR, "suffix_ids")),
     )
@@ -194,22 +203,24 @@ def _whole_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dpo(stage: Stage) -> Any:
+    settings = stage.settings(DPOConfig, beta=stage.job.identity["training"]["beta"], max_length=None)
     return TokenizedDPOTrainer(
         model=stage.model(),
         ref_model=stage.reference(),
         processing_class=stage.tokenizer,
-        args=DPOConfig(**stage.arguments, beta=stage.job.identity["training"]["beta"], max_length=None),
+        args=settings,
         train_dataset=stage.training_rows("preference", *PAIR),
         eval_dataset=stage.rows("preference_validation", *PAIR),
     )
 
 
 def _kto(stage: Stage) -> Any:
+    settings = stage.settings(KTOConfig, beta=stage.job.identity["training"]["beta"], max_length=None)
     return TokenizedKTOTrainer(
         model=stage.model(),
         ref_model=stage.reference(),
         processing_class=stage.tokenizer,
-        args=KTOConfig(**stage.arguments, beta=stage.job.identity["training"]["beta"], max_length=None),
+        args=settings,
         train_dataset=unpaired(stage.training_rows("preference", *PAIR)),
         eval_dataset=unpaired(stage.rows("preference_validation", *PAIR)),
     )
@@ -236,16 +247,17 @@ def unpaired(pairs: Dataset) -> Dataset:
 
 
 def _orpo(stage: Stage) -> Any:
+    # Rows fit data.max_length; TRL takes 512 where it is not told, and nothing is cut after this.
+    settings = stage.settings(
+        ORPOConfig, beta=stage.job.identity["training"]["beta"], max_length=stage.job.identity["max_length"]
+    )
     model = stage.model()
     # By this name transformers counts the tokens it has seen; of a pair, those of the chosen side.
     model.main_input_name = "chosen_input_ids"
-    # Rows fit data.max_length; TRL takes 512 where it is not told, and nothing is cut after this.
     return TokenizedORPOTrainer(
         model=model,
         processing_class=stage.tokenizer,
-        args=ORPOConfig(
-            **stage.arguments, beta=stage.job.identity["training"]["beta"], max_length=stage.job.identity["max_length"]
-        ),
+        args=settings,
         train_dataset=stage.training_rows("preference", *PAIR),
         eval_dataset=stage.rows("preference_validation", *PAIR),
     )
@@ -265,19 +277,16 @@ def _orpo_row(row: dict[str, Any]) -> dict[str, Any]:
 def _online(stage: Stage) -> Any:
     training = stage.job.identity["training"]
     trainer, config = ONLINE[training["method"]]
+    named = ("beta", "num_generations", "max_completion_length", "temperature")
+    # It counts the tokens of prompts and answers itself.
+    counting = {"include_num_input_tokens_seen": "no"}
+    settings = stage.settings(config, **counting, **{name: training[name] for name in named})
     rows = stage.training_rows(stage.job.identity["rows"], "prompt")
     return trainer(
         model=stage.model(),
         processing_class=stage.tokenizer,
         reward_funcs=load_reward(stage.job.input("reward_model").folder, stage.dtype),
         reward_processing_classes=stage.tokenizer,
-        args=config(
-            # It counts the tokens of prompts and answers itself.
-            **{**stage.arguments, "include_num_input_tokens_seen": "no"},
-            beta=training["beta"],
-            num_generations=training["num_generations"],
-            max_completion_length=training["max_completion_length"],
-            temperature=training["temperature"],
-        ),
+        args=settings,
         train_dataset=Dataset.from_list([{"prompt": json.loads(row["prompt"])} for row in rows]),
     )
