@@ -171,7 +171,7 @@ def _attempts(shape: str, method: str, side: str, options: argparse.Namespace) -
     per_row = ACTIVATIONS[method] * size.hidden * size.layers * options.max_length
     weights = size.multiplied * {"lora": 2, "qlora": 0.6, "full": 16}[method] * (1.1 if size.tied else 1.07)
     free = torch.cuda.mem_get_info()[0] if options.device == "cuda" else 8 * 2**30
-    batch = int(np.clip((0.85 * free - weights) / per_row, 0, options.most_rows))
+    batch = int(np.clip((0.8 * free - weights) / per_row, 0, options.most_rows))
     while batch:
         yield batch, False
         batch //= 2
