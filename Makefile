@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export FT_HOME ?= $(CURDIR)/.ft
 
-.PHONY: bench-data demo test check lint ui lock bench clean debian
+.PHONY: bench-data bench-gpu bench-train demo test check lint ui lock bench clean debian
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,6 +45,13 @@ bench: $(READY)
 
 bench-data: $(READY)
 	$(BIN)/python -m benchmarks.data_pipeline
+
+bench-train: $(READY)
+	$(BIN)/python -m benchmarks.training
+
+# On a machine with an NVIDIA GPU; BENCH_ARGS goes to it as it is (`--cases "8B:lora"`, say).
+bench-gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu_training $(BENCH_ARGS)
 
 # The exact versions that were tested, without torch's CPU or CUDA suffix.
 lock: $(READY)

@@ -51,10 +51,10 @@ def main() -> None:
 
 def time_ours(run: RecipeRun) -> tuple[float, float]:
     """Seconds of the asset as Dagster records them, and those of them outside the training loop."""
-    stage = run.stages["sft_adapter"]
+    name, stage = run.recipe.name, run.stages["sft_adapter"]
     shutil.rmtree(run.store.local / "artifacts" / "sft_adapter" / stage.fingerprint, ignore_errors=True)
     done = subprocess.run(
-        [sys.executable, "-m", "ft_assets.cli", "run", "demo", "--until", "sft_adapter", "--json"],
+        [sys.executable, "-m", "ft_assets.cli", "run", name, "--until", "sft_adapter", "--json"],
         check=True,
         capture_output=True,
         text=True,
