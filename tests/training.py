@@ -33,6 +33,7 @@ EXECUTION = {
     "device": "cpu",
     "dtype": "float32",
     "deepspeed": {},
+    "torch_compile": False,
     "tracker": {"mode": "disabled"},
     "checkpoint_every_steps": 1000,
 }

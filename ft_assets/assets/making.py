@@ -140,6 +140,7 @@ def make_stage_in_worker(
             "tracker": tracker.request(),
             "checkpoint_every_steps": hardware.checkpoint_every_steps,
             "deepspeed": hardware.deepspeed,
+            "torch_compile": hardware.torch_compile,
             **(execution or {}),
         },
     }

@@ -231,6 +231,7 @@ class Training(Strict):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
     max_steps: Annotated[int, Field(ge=1)] | None = None
+    optim: Literal["adamw_torch_fused", "adamw_bnb_8bit", "adafactor"] = "adamw_torch_fused"
 
 
 class Policy(Training):
@@ -294,6 +295,7 @@ class Hardware(Strict):
     offload_optimizer: Literal["none", "cpu"] = "none"
     offload_param: Literal["none", "cpu"] = "none"
     activation_checkpointing: bool = False
+    torch_compile: bool = False
     deepspeed: dict[str, Any] = {}
     checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     evaluation_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32

@@ -37,12 +37,17 @@ from ft_assets.worker.models import (
 HEAD = "score"  # what transformers calls the head of a model that classifies
 
 
-def policy_model(job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype) -> Any:
-    """The causal model to train: it goes on from the stage before, or starts from the base model."""
+def policy_model(job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, attention: str) -> Any:
+    """The causal model to train: it goes on from the stage before, or starts from the base model.
+
+    Args:
+        attention: transformers' ``attn_implementation``.
+    """
     adapter = job.identity["adapter"]
+    kernel = {"attn_implementation": attention}
     if adapter["method"] == "full":
-        return load_causal(_start_folder(base, start), torch.float32).train()
-    model = load_causal(base.folder, dtype, **_quantized(adapter, dtype))
+        return load_causal(_start_folder(base, start), torch.float32, **kernel).train()
+    model = load_causal(base.folder, dtype, **kernel, **_quantized(adapter, dtype))
     if start is not None:
         check_base(base, start)
         return load_adapter(model, start, "CAUSAL_LM")

@@ -1,5 +1,6 @@
-"""What the chip does well: the device and the number type to compute in."""
+"""What the chip does well: the device, the number type to compute in, and how fast it multiplies."""
 
+import re
 import time
 
 import torch
@@ -7,6 +8,17 @@ import torch
 from ft_assets.core.errors import FineTuneError
 
 PROBE = (512, 1024)
+# Dense bfloat16 operations per second from NVIDIA's data sheets (without sparsity), by a part of the device's name.
+PEAK_FLOPS = {
+    "B200": 2.25e15,
+    "H200": 9.89e14,
+    "H100 PCIe": 7.56e14,
+    "H100": 9.89e14,
+    "A100": 3.12e14,
+    "L40S": 3.62e14,
+    "L4": 1.21e14,
+    "A10": 1.25e14,
+}
 
 
 def pick_device(wanted: str) -> str:
@@ -33,11 +45,23 @@ def pick_dtype(device: str, wanted: str) -> torch.dtype:
         return dtype_from_name(wanted)
     if device == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    seconds = {dtype: _time_matmul(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    return torch.bfloat16 if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else torch.float32
+    faster = matmul_flops(torch.bfloat16) > 1.25 * matmul_flops(torch.float32)
+    return torch.bfloat16 if faster else torch.float32
 
 
-def _time_matmul(dtype: torch.dtype) -> float:
+def peak_flops(device: str, dtype: torch.dtype) -> float | None:
+    """Operations per second that utilization is measured against: a GPU's data sheet, half of it in float32; on a CPU a matrix
+    product as it runs here; None for a GPU that is not in :data:`PEAK_FLOPS`.
+    """
+    if device == "cpu":
+        return matmul_flops(dtype)
+    name = torch.cuda.get_device_name()
+    found = next((flops for part, flops in PEAK_FLOPS.items() if re.search(rf"\b{part}\b", name)), None)
+    return found and found / (2 if dtype is torch.float32 else 1)
+
+
+def matmul_flops(dtype: torch.dtype) -> float:
+    """Operations per second of a small matrix product on this CPU, the best of five."""
     rows, width = PROBE
     left, right = torch.ones(rows, width, dtype=dtype), torch.ones(width, width, dtype=dtype)
     times = []
@@ -45,7 +69,7 @@ def _time_matmul(dtype: torch.dtype) -> float:
         started = time.perf_counter()
         torch.mm(left, right)
         times.append(time.perf_counter() - started)
-    return min(times[1:])
+    return 2 * rows * width * width / min(times[1:])
 
 
 def dtype_from_name(name: str) -> torch.dtype:

@@ -5,6 +5,7 @@ needs the last adapter alone. The reward model starts from the SFT model with a 
 """
 
 import os
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from ft_assets.worker import adapters, checkpoints
 from ft_assets.worker.callbacks import GuardLoss, ReportProgress, SignCheckpoints
 from ft_assets.worker.hardware import dtype_from_name, dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
+from ft_assets.worker.speed import measured
 from ft_assets.worker.tracking import Tracker
-from ft_assets.worker.trainers import build
+from ft_assets.worker.trainers import Built, build
 
 
 def run(job: Job) -> None:
@@ -32,7 +34,8 @@ def run(job: Job) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     _join_ranks(placement, device)
     set_seed(job.identity["seed"])
-    trainer = build(job, device, dtype_from_name(dtype), folder)
+    built = build(job, device, dtype_from_name(dtype), folder)
+    trainer = built.trainer
     tracker = Tracker(job, {"identity": job.identity, "placement": placement})
     trainer.add_callback(ReportProgress(job, tracker))
     trainer.add_callback(GuardLoss())
@@ -42,8 +45,13 @@ def run(job: Job) -> None:
         raise FineTuneError(
             f"training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; run it again to resume"
         )
+    trained = next(entry["train_runtime"] for entry in reversed(trainer.state.log_history) if "train_loss" in entry)
+    every = job.identity["adapter"]["method"] == "full"
+    speed = measured(
+        built.counter, trained, trainer.model, every, device, dtype_from_name(dtype), placement["processes"]
+    )
     validation = trainer.evaluate() if trainer.eval_dataset is not None and len(trainer.eval_dataset) else {}
-    _save(job, trainer, dtype, resume, validation, tracker)
+    _save(job, built, dtype, resume, speed | _validation(validation), tracker)
 
 
 def _join_ranks(placement: dict[str, Any], device: str) -> None:
@@ -62,20 +70,22 @@ def _join_ranks(placement: dict[str, Any], device: str) -> None:
         raise FineTuneError(f"the plan wants {placement['processes']} processes, {world} came: not training alone")
 
 
+def _validation(measures: dict[str, float]) -> dict[str, float]:
+    wanted = ("eval_loss", "eval_accuracy", "eval_rewards/accuracies", "eval_rewards/margins")
+    return {f"validation_{name.removeprefix('eval_')}": measures[name] for name in wanted if name in measures}
+
+
 def _save(
-    job: Job, trainer: Any, dtype: str, resume: checkpoints.Resume, validation: dict[str, float], tracker: Tracker
+    job: Job, built: Built, dtype: str, resume: checkpoints.Resume, measures: dict[str, float], tracker: Tracker
 ) -> None:
+    trainer = built.trainer
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     metrics = {
         "steps": trainer.state.global_step,
         "first_loss": history[0]["loss"],
         "final_loss": history[-1]["loss"],
         "input_tokens": int(trainer.state.num_input_tokens_seen),
-        **{
-            f"validation_{key.removeprefix('eval_')}": value
-            for key, value in validation.items()
-            if key in ("eval_loss", "eval_accuracy", "eval_rewards/accuracies", "eval_rewards/margins")
-        },
+        **measures,
     }
     model = trainer.accelerator.unwrap_model(trainer.model)
     state = (
@@ -85,7 +95,7 @@ def _save(
     )
     if job.rank == 0:
         with job.commit(seconds_before=resume.seconds) as staging:
-            staging.execution |= {"dtype": dtype, "resumed_from_step": resume.step}
+            staging.execution |= {"dtype": dtype, "resumed_from_step": resume.step, "kernels": asdict(built.kernels)}
             adapters.save(job, model, trainer.processing_class, state, staging)
             staging.write_json("history.json", trainer.state.log_history)
             if trainer.args.deepspeed:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.errors import FineTuneError
+from ft_assets.worker import lora_linear
 from ft_assets.worker.adapters import policy_model, prepare_trained, reward_model
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_reward
 from ft_assets.worker.packing import PackedCollator, refuse_bleeding
+from ft_assets.worker.speed import Counter, Kernels, kernels
 from ft_assets.worker.template import IGNORED
 from ft_assets.worker.tokenizer import load_tokenizer
 from ft_assets.worker.zero import deepspeed_config
@@ -58,6 +61,15 @@ class TokenizedORPOTrainer(ORPOTrainer):
         return _orpo_row(feature)
 
 
+@dataclass(frozen=True)
+class Built:
+    """A trainer, what counts its tokens, and the kernels it computes with."""
+
+    trainer: Any
+    counter: Counter
+    kernels: Kernels
+
+
 class Stage:
     """What every trainer of a stage is made of."""
 
@@ -66,7 +78,12 @@ class Stage:
         self.base = job.input("base_model")
         self.start: Artifact | None = job.input("adapter") if job.has("adapter") else None
         self.tokenizer = load_tokenizer(self.base.folder)
+        self.packed = (
+            bool(self.shards("sft_train")) and job.stage == "sft_adapter" and _is_packed(self.rows("sft_train"))
+        )
+        self.kernels = kernels(device, self.packed, job.execution["placement"]["zero_stage"])
         self.arguments = training_arguments(job, device, dtype, folder)
+        self.arguments["use_liger_kernel"] = self.kernels.use_liger_kernel
 
     def settings(self, config: Any, **own: Any) -> Any:
         """TRL's configuration. It is made before the model: with ZeRO-3, transformers then loads each weight into the parts
@@ -75,18 +92,22 @@ class Stage:
         return config(**{**self.arguments, **own})
 
     def model(self) -> Any:
-        return policy_model(self.job, self.base, self.start, self.dtype)
+        return policy_model(self.job, self.base, self.start, self.dtype, self.kernels.attn_implementation)
 
     def reference(self) -> Any:
         """The model of the stage before, beside the one that is trained; none where PEFT keeps a copy of the adapter."""
         return self.model().eval() if self.job.identity["adapter"]["method"] == "full" else None
 
+    def shards(self, name: str) -> list[Path]:
+        return self.job.input("tokenized_splits").below(name)
+
     def rows(self, name: str, *columns: str) -> Dataset:
-        shards = self.job.input("tokenized_splits").below(name)
+        """Rows of a part of the splits, mapped into memory; all columns where none is named."""
+        shards = self.shards(name)
         if not shards:
             return Dataset.from_dict({})
         rows = concatenate_datasets([Dataset.from_file(str(file)) for file in shards])
-        return rows.select_columns([*columns, *({"seq_lengths"} & set(rows.column_names))])
+        return rows.select_columns([*columns, *({"seq_lengths"} & set(rows.column_names))]) if columns else rows
 
     def training_rows(self, name: str, *columns: str) -> Dataset:
         rows = self.rows(f"{name}_train", *columns)
@@ -97,7 +118,11 @@ class Stage:
         return rows
 
 
-def build(job: Job, device: str, dtype: torch.dtype, folder: Path) -> Any:
+def _is_packed(rows: Dataset) -> bool:
+    return "seq_lengths" in rows.column_names
+
+
+def build(job: Job, device: str, dtype: torch.dtype, folder: Path) -> Built:
     """The trainer of a job.
 
     Args:
@@ -118,7 +143,9 @@ def build(job: Job, device: str, dtype: torch.dtype, folder: Path) -> Any:
         method = job.identity["training"]["method"]
         trainer = {"dpo": _dpo, "kto": _kto, "orpo": _orpo}.get(method, _online)(stage)
     prepare_trained(trainer.model)
-    return trainer
+    if stage.kernels.fused_lora:
+        lora_linear.fuse(trainer.model)
+    return Built(trainer, Counter(trainer), stage.kernels)
 
 
 def training_arguments(job: Job, device: str, dtype: torch.dtype, folder: Path) -> dict[str, Any]:
@@ -139,12 +166,14 @@ def training_arguments(job: Job, device: str, dtype: torch.dtype, folder: Path) 
         "lr_scheduler_type": training["lr_scheduler_type"],
         "weight_decay": training["weight_decay"],
         "max_grad_norm": training["max_grad_norm"],
+        "optim": training["optim"],
         "seed": job.identity["seed"],
         "data_seed": job.identity["seed"],
         "use_cpu": not cuda,
         "bf16": cast and dtype is torch.bfloat16,
         "fp16": cuda and dtype is torch.float16,
         "activation_checkpointing": placement["activation_checkpointing"],
+        "torch_compile": job.execution["torch_compile"],
         "include_num_input_tokens_seen": "non_padding",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
@@ -169,14 +198,13 @@ def _sft(stage: Stage) -> Any:
         eos_token=stage.tokenizer.eos_token,
     )
     model, train = stage.model(), stage.training_rows(part, "input_ids", "labels")
-    packed = "seq_lengths" in train.column_names
-    if packed:
+    if stage.packed:
         refuse_bleeding(model, settings.per_device_train_batch_size)
         model.config.use_cache = False
     return SFTTrainer(
         model=model,
         processing_class=stage.tokenizer,
-        data_collator=PackedCollator(stage.tokenizer.pad_token_id) if packed else None,
+        data_collator=PackedCollator(stage.tokenizer.pad_token_id) if stage.packed else None,
         args=settings,
         train_dataset=train,
         eval_dataset=stage.rows(f"{part}_validation", "input_ids", "labels"),

@@ -228,7 +228,7 @@ def test_the_base_model_is_quantized_while_an_adapter_is_trained_on_it(schools, 
     name = f"sft-{adapter['method']}"
     stage, school = schools[name]
     job = school.splitter.job(school.stages()[stage], {})
-    model = adapters.policy_model(job, job.input("base_model"), None, torch.float32)
+    model = adapters.policy_model(job, job.input("base_model"), None, torch.float32, "sdpa")
     quantized = [module for module in model.modules() if type(module) is kind]
     assert len(quantized) == 2 * 7  # each linear weight of two layers; the head stays as it is
     if adapter is QLORA:

@@ -1,0 +1,97 @@
+"""Tokens and padding are counted as the trainer sees them, and what a run computes with follows from the machine."""
+
+import pytest
+import torch
+from splitting import Splitter
+from training import School, settings
+
+from ft_assets.worker.packing import PackedCollator
+from ft_assets.worker.speed import Counter, kernels, measured
+
+
+class Trainer:
+    """What a counter needs of a trainer."""
+
+    def training_step(self, model, inputs):
+        return inputs
+
+
+def counted(*batches):
+    trainer = Trainer()
+    counter = Counter(trainer)
+    for batch in batches:
+        assert trainer.training_step(None, batch) is batch
+    return counter
+
+
+def test_padding_is_what_no_mask_covers():
+    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
+    counter = counted({"input_ids": mask, "attention_mask": mask}, {"input_ids": mask, "attention_mask": mask})
+    assert (counter.tokens, int(counter.padding)) == (8, 8)
+
+
+def test_of_a_packed_batch_only_the_end_is_padding():
+    rows = [
+        {"input_ids": [5, 6, 7, 8, 9], "labels": [5, 6, 7, 8, 9], "seq_lengths": [3, 2]},
+        {"input_ids": [5, 6], "labels": [5, 6], "seq_lengths": [2]},
+    ]
+    counter = counted(PackedCollator(0)(rows))
+    assert (counter.tokens, int(counter.padding)) == (7, 3)
+
+
+def test_both_sides_of_a_pair_count_and_its_prompt_alone_does_not():
+    one = torch.ones(2, 3, dtype=torch.long)
+    sides = {f"{side}_attention_mask": one for side in ("chosen", "rejected", "prompt")}
+    assert counted(sides).tokens == 12
+
+
+def test_prompts_that_have_no_tokens_yet_count_nothing():
+    counter = counted([{"prompt": "Why?"}])
+    assert counter.tokens == 0
+    assert "tokens_per_second" not in measured(counter, 1.0, torch.nn.Linear(2, 2), True, "cpu", torch.float32, 1)
+
+
+def test_utilization_counts_four_operations_with_an_adapter_and_six_without():
+    mask = torch.ones(1, 10, dtype=torch.long)
+    model = torch.nn.Linear(4, 5)
+    found = {
+        trains_all: measured(counted({"attention_mask": mask}), 1.0, model, trains_all, "cpu", torch.float32, 1)
+        for trains_all in (True, False)
+    }
+    assert found[True]["tokens_per_second"] == found[False]["tokens_per_second"] == 10
+    # The peak is measured anew each time, and a busy machine's differs.
+    ratio = found[True]["model_flops_utilization"] / found[False]["model_flops_utilization"]
+    assert ratio == pytest.approx(1.5, rel=0.6)
+
+
+@pytest.mark.parametrize(
+    ("device", "packed", "zero_stage", "expected"),
+    [
+        ("cpu", True, 0, ("sdpa", False)),
+        ("cuda", True, 0, ("torch_varlen", True)),
+        ("cuda", False, 2, ("sdpa", True)),
+        ("cuda", True, 3, ("torch_varlen", False)),
+    ],
+)
+def test_kernels_follow_the_device_and_the_rows(device, packed, zero_stage, expected):
+    found = kernels(device, packed, zero_stage)
+    assert (found.attn_implementation, found.fused_lora) == expected
+
+
+def test_the_manifest_says_how_fast_and_with_what(tmp_path, tiny_base):
+    artifact = School(Splitter(tmp_path, tiny_base, settings(sft={})), {}).train("sft_adapter")
+    metrics = artifact.manifest.metrics
+    assert metrics["tokens_per_second"] > 0
+    assert 0 <= metrics["padding_share"] < 1
+    assert 0 < metrics["model_flops_utilization"] < 1
+    assert metrics["peak_memory_bytes"] > 1e8
+    assert artifact.manifest.execution["kernels"]["attn_implementation"] == "sdpa"
+
+
+def test_an_eight_bit_optimizer_takes_other_steps_and_learns(tmp_path, tiny_base):
+    runs = []
+    for optim in ("adamw_torch_fused", "adamw_bnb_8bit"):
+        school = School(Splitter(tmp_path, tiny_base, settings({"method": "full"}, sft={"optim": optim})), {})
+        runs.append(school.train("sft_adapter").manifest.metrics["final_loss"])
+    assert runs[0] == pytest.approx(runs[1], abs=0.2)
+    assert runs[0] != runs[1]
