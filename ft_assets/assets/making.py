@@ -138,8 +138,9 @@ def make_stage_in_worker(
             "usd_per_hour": hardware.usd_per_hour,
             "batch_size": hardware.evaluation_batch_size,
             "tracker": tracker.request(),
-            "checkpoint_every_steps": hardware.checkpoint_every_steps,
+            "memory_gib": hardware.memory_gib,
             "deepspeed": hardware.deepspeed,
+            **hardware.checkpoints(),
             **(execution or {}),
         },
     }

@@ -28,6 +28,7 @@ KIND_OF_ROLE = {
     "out_of_domain": "instruction",
     "safety": "prompt",
 }
+DEFAULT_CHECKPOINT_STEPS = 20
 ONLINE_METHODS = ("rloo", "grpo")
 FORMATS = {
     "text": ("text",),
@@ -221,7 +222,11 @@ QUANTIZED_BASE = {"qlora": "nf4", "lora_8bit": "int8"}
 
 
 class Training(Strict):
-    """Hyperparameters of one training stage. ``global_batch_size`` is rows per optimizer step over all GPUs."""
+    """Hyperparameters of one training stage. ``global_batch_size`` is rows per optimizer step over all GPUs.
+
+    With ``metric_for_best_model`` (``loss``, say), which is measured on the validation rows every ``eval_steps``, the
+    weights that did best are the result, otherwise the last ones.
+    """
 
     learning_rate: LearningRate
     global_batch_size: Annotated[int, Field(ge=1, le=65_536)]
@@ -231,6 +236,14 @@ class Training(Strict):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
     max_steps: Annotated[int, Field(ge=1)] | None = None
+    metric_for_best_model: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    eval_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> "Training":
+        if (self.metric_for_best_model is None) != (self.eval_steps is None):
+            raise ValueError("metric_for_best_model and eval_steps go together: give both or neither")
+        return self
 
 
 class Policy(Training):
@@ -280,8 +293,9 @@ OURS_IN_DEEPSPEED = (
 class Hardware(Strict):
     """Execution only: nothing here changes a fingerprint. Memory in GiB, price in US dollars per hour.
 
-    ``dtype`` is what a model computes in; ``auto`` takes what the chip is fast in. ``deepspeed`` is merged into the
-    configuration that is made from the rest, for what DeepSpeed can do and has no field here.
+    ``dtype`` is what a model computes in; ``auto`` takes what the chip is fast in. A checkpoint is written every
+    ``checkpoint_every_steps`` (20 where neither is given) or ``checkpoint_every_minutes``; the last ``keep_checkpoints`` stay.
+    ``deepspeed`` is merged into the configuration that is made from the rest, for what DeepSpeed can do and has no field here.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -295,7 +309,9 @@ class Hardware(Strict):
     offload_param: Literal["none", "cpu"] = "none"
     activation_checkpointing: bool = False
     deepspeed: dict[str, Any] = {}
-    checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    checkpoint_every_minutes: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
     evaluation_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
 
     @model_validator(mode="after")
@@ -315,6 +331,15 @@ class Hardware(Strict):
         if taken := sorted(given & set(ours)):
             raise ValueError(f"deepspeed sets {', '.join(taken)}, which this recipe's own fields decide")
         return self
+
+    def checkpoints(self) -> dict[str, float | None]:
+        """What a worker is told of them."""
+        neither = self.checkpoint_every_steps is None and self.checkpoint_every_minutes is None
+        return {
+            "checkpoint_every_steps": DEFAULT_CHECKPOINT_STEPS if neither else self.checkpoint_every_steps,
+            "checkpoint_every_minutes": self.checkpoint_every_minutes,
+            "keep_checkpoints": self.keep_checkpoints,
+        }
 
 
 class Retrain(Strict):

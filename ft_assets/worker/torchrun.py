@@ -3,21 +3,54 @@
 Holds the lock of the fingerprint for all ranks, and ends with its parent.
 """
 
+import math
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
+import psutil
+
+from ft_assets.core.errors import STOPPED
 from ft_assets.worker.job import Job, die_with_parent, one_at_a_time
+
+# A rank that is left alone by the others has nothing to save; all those that stop together are done by then.
+ALONE_SECONDS = 10
 
 
 def main(processes: str, stage: str, request: str) -> None:
-    die_with_parent(signal.SIGTERM)
     job = Job.read(Path(request))
+    stop_with_grace(job.execution["grace_seconds"])
+    die_with_parent(signal.SIGTERM)
     with one_at_a_time(job) as already_made:
         if already_made:
             return
         job.progress("starting")
         sys.exit(run_ranks(processes, stage, request, job.scratch / ".ranks"))
+
+
+def stop_with_grace(seconds: float) -> None:
+    """On SIGTERM or SIGINT asks the ranks to end, which they do after the step they are in; kills those that are there
+    after ``seconds``.
+
+    torchrun's own handler would fail at a second signal, and its ranks die with it.
+    """
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        ranks = psutil.Process().children()
+        if not ranks:
+            sys.exit(STOPPED)
+        for rank in ranks:
+            rank.send_signal(signal.SIGTERM)
+        signal.alarm(max(1, math.ceil(seconds)))
+
+    def kill(_number: int, _frame: FrameType | None) -> None:
+        for rank in psutil.Process().children():
+            rank.kill()
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGALRM, kill)
 
 
 def run_ranks(processes: str, stage: str, request: str, logs: Path) -> int:
@@ -37,6 +70,10 @@ def run_ranks(processes: str, stage: str, request: str, logs: Path) -> int:
                 processes,
                 "--max-restarts",
                 "0",
+                "--signals-to-handle",
+                "SIGHUP,SIGQUIT",
+                "--shutdown-timeout",
+                str(ALONE_SECONDS),
                 "--log-dir",
                 str(logs),
                 "-m",

@@ -25,11 +25,12 @@ def run_worker(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **bound
     monkeypatch.setattr(launcher, "POLL_SECONDS", 0.05)
     here = LocalLauncher(runs=str(folder / "runs"), cache=str(folder / "cache"), **bounds)
     errors: list[WorkerFailed] = []
+    request = {"stage": "sft_adapter", "store": {"url": str(folder), "local": str(folder)}, "execution": {}}
 
     @dg.asset
     def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         try:
-            here.run(context, {"stage": "sft_adapter", "store": {"url": str(folder), "local": str(folder)}}, None, None)
+            here.run(context, request, None, None)
         except WorkerFailed as error:
             errors.append(error)
         return dg.MaterializeResult()
