@@ -14,23 +14,24 @@ from resources.launcher import worker_command, worker_environment
 
 RESULT = {"reward_model": "model.safetensors"}
 ADAPTER = "adapter_model.safetensors"
-ASIDE = ("placement", "training", "identity")
 
 
 class Training:
     """One training stage under a fingerprint of its own, in a store that has its inputs.
 
-    ``training`` and ``placement`` replace fields of the recipe's stage and of its plan, ``execution`` those of the request.
+    ``ranks`` share the global batch, two of them with ZeRO-2; ``training`` and ``placement`` replace fields of the recipe's stage and of its plan, ``execution`` those of the request.
     """
 
     def __init__(self, shop: Workshop, name: str, stage: str = "sft_adapter", **changes: Any):
         [found] = shop.home.glob(f"runs/*/{stage}/request.json")
         request = json.loads(found.read_text())
+        ranks = changes.pop("ranks", 1)
+        spread = {"processes": ranks, "micro_batch": 2 // ranks, "zero_stage": 0 if ranks == 1 else 2}
         self.store, self.folder, self.stage = shop.home / "store", shop.home / "driven" / name, stage
         self.folder.mkdir(parents=True)
         request["identity"]["training"] |= changes.pop("training", {})
         execution = request["execution"]
-        execution["placement"] |= changes.pop("placement", {})
+        execution["placement"] |= spread | changes.pop("placement", {})
         execution |= {"grace_seconds": 30.0, "partition": name, **changes}
         self.fingerprint = hashlib.sha256(name.encode()).hexdigest()
         here = {"url": str(self.store), "local": str(self.store)}
@@ -46,10 +47,11 @@ class Training:
     def ranks(self) -> int:
         return self.request["execution"]["placement"]["processes"]
 
-    def start(self) -> subprocess.Popen:
+    def start(self, *through: str) -> subprocess.Popen:
+        """Starts the worker; ``through`` is a command that starts it in turn and waits for it."""
         with (self.folder / "output.log").open("ab") as log:
             return subprocess.Popen(
-                worker_command(self.stage, self.folder / "request.json", self.ranks),
+                [*through, *worker_command(self.stage, self.folder / "request.json", self.ranks)],
                 env={**os.environ, **worker_environment(self.ranks, 1), **self.environment},
                 cwd=ROOT,
                 stdout=log,

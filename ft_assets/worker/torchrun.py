@@ -3,9 +3,14 @@
 Holds the lock of the fingerprint for all ranks, and ends with its parent.
 """
 
+import fcntl
 import math
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
@@ -22,11 +27,28 @@ def main(processes: str, stage: str, request: str) -> None:
     job = Job.read(Path(request))
     stop_with_grace(job.execution["grace_seconds"])
     die_with_parent(signal.SIGTERM)
-    with one_at_a_time(job) as already_made:
+    with one_at_a_time(job) as already_made, built_extensions(job.cache):
         if already_made:
             return
         job.progress("starting")
         sys.exit(run_ranks(processes, stage, request, job.scratch / ".ranks"))
+
+
+@contextmanager
+def built_extensions(cache: Path) -> Iterator[None]:
+    """The folder where torch keeps what DeepSpeed compiles, cleared of the locks of builds that were killed, for which
+    torch would wait without end. Where another run uses it, a lock may be that one's build, and stays.
+    """
+    folder = cache / "torch_extensions" / f"torch-{version('torch')}-python-{sys.version_info[0]}.{sys.version_info[1]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+    with (folder / ".used").open("w") as used:
+        with suppress(BlockingIOError):
+            fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for lock in folder.glob("**/lock"):
+                lock.unlink()
+        fcntl.flock(used, fcntl.LOCK_SH)
+        yield
 
 
 def stop_with_grace(seconds: float) -> None:
