@@ -16,6 +16,7 @@ from ft_assets.worker.job import Job
 from ft_assets.worker.template import IGNORED
 from ft_assets.worker.tracking import Tracker
 
+SPEAK_EVERY_SECONDS = 15.0
 MOST_SKIPPED_STEPS = 40  # a float16 scale that starts at 2^16 is below the smallest gradient by then
 MOST_NAMED_ROWS = 64
 
@@ -26,7 +27,7 @@ class ReportProgress(TrainerCallback):
     def __init__(self, job: Job, tracker: Tracker):
         self.job = job
         self.tracker = tracker
-        self.started = 0.0
+        self.started = self.spoke = 0.0
         self.first_step = 0
         self.first_tokens = 0
 
@@ -34,6 +35,11 @@ class ReportProgress(TrainerCallback):
         self.started, self.first_step = time.monotonic(), state.global_step
         self.first_tokens = state.num_input_tokens_seen
         self.job.progress("training", step=state.global_step, total=state.max_steps)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if time.monotonic() - self.spoke > SPEAK_EVERY_SECONDS:
+            self.spoke = time.monotonic()
+            self.job.progress("validating", step=state.global_step, total=state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs is None or "loss" not in logs or not state.is_world_process_zero:

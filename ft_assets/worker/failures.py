@@ -35,8 +35,8 @@ def explained(job: Job) -> Iterator[None]:
         if _full_disk(error):
             free = shutil.disk_usage(job.scratch).free
             raise FineTuneError(
-                f"{job.stage}: a checkpoint could not be written: the disk of {job.scratch} is full, {free} bytes are free "
-                f"({_first_line(error)}). Free some space and run again: it resumes from the checkpoint before"
+                f"{job.stage}: what was to be saved could not be written: the disk of {job.scratch} is full, {free} bytes are free "
+                f"({_first_line(error)}). Free some space and run again: it resumes from the last whole checkpoint"
             ) from error
         raise
     except KeyError as error:

@@ -1,6 +1,7 @@
 """A checkpoint is used only when it is whole and of this code; one that is not is named."""
 
 import json
+import os
 import pickle
 import shutil
 
@@ -46,6 +47,15 @@ def test_a_damaged_one_is_named_and_the_one_before_taken(folder, damage: str) ->
     said: list[str] = []
     assert newest(folder, WORLD, said.append).step == 9
     assert "checkpoint-10" in said[0]
+
+
+def test_order_is_by_step_whatever_the_clock_said(folder) -> None:
+    shutil.copytree(folder / "checkpoint-9", folder / "checkpoint-8")
+    for step in (8, 9):
+        os.utime(folder / f"checkpoint-{step}", (4e9, 4e9))
+    assert newest(folder, WORLD, say=lambda _: None).step == 10
+    rotate(folder / "checkpoint-10", 2, None)
+    assert sorted(step_of(path) for path in folder.iterdir()) == [9, 10]
 
 
 def test_another_world_size_is_refused(folder) -> None:
