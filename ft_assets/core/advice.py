@@ -24,6 +24,8 @@ def memory_advice(placement: dict[str, Any], memory_gib: float) -> str:
         # To be allowed for this micro-batch and no larger one.
         smaller = math.ceil(fits / GIB / MARGIN * 100) / 100
         return planned + f"Set hardware.memory_gib: {smaller:g}, and the micro-batch is {half} ({fits / GIB:.2f} GiB)"
+    if not placement["activation_checkpointing"]:
+        return planned + "One row at a time did not fit: set hardware.activation_checkpointing: true"
     return planned + (
         f"One row at a time did not fit: set data.max_length below {placement['longest_row_tokens']}, "
         "or use more processes with zero_stage: 3, or a smaller base_model"

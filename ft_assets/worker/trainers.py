@@ -242,7 +242,13 @@ def unpaired(pairs: Dataset) -> Dataset:
     """
 
     def two(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        rows: dict[str, list[Any]] = {"row_id": [], "prompt_ids": [], "completion_ids": [], "KL_completion_ids": [], "label": []}
+        rows: dict[str, list[Any]] = {
+            "row_id": [],
+            "prompt_ids": [],
+            "completion_ids": [],
+            "KL_completion_ids": [],
+            "label": [],
+        }
         for row_id, prompt, chosen, rejected, index in zip(
             *(batch[name] for name in ("row_id", *PAIR)), indices, strict=True
         ):

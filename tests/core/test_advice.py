@@ -15,6 +15,7 @@ def placement(micro: int, accumulation: int) -> dict[str, int]:
     return {
         "micro_batch": micro,
         "gradient_accumulation_steps": accumulation,
+        "activation_checkpointing": False,
         "longest_row_tokens": 512,
         "activations_bytes": micro * ROW,
         "peak_bytes": FIXED + micro * ROW,
@@ -36,5 +37,7 @@ def test_the_memory_named_gives_the_next_smaller_micro_batch_and_no_larger_one(
     assert "hardware.memory_gib 8" in text
 
 
-def test_with_one_row_at_a_time_shorter_rows_are_advised() -> None:
-    assert "set data.max_length below 512" in memory_advice(placement(1, 8), 8.0)
+def test_with_one_row_at_a_time_activation_checkpointing_comes_first_and_shorter_rows_last() -> None:
+    assert "set hardware.activation_checkpointing: true" in memory_advice(placement(1, 8), 8.0)
+    lean = {**placement(1, 8), "activation_checkpointing": True}
+    assert "set data.max_length below 512" in memory_advice(lean, 8.0)

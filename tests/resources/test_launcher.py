@@ -37,6 +37,7 @@ time.sleep(60)
 PLACEMENT = {
     "micro_batch": 4,
     "gradient_accumulation_steps": 1,
+    "activation_checkpointing": False,
     "longest_row_tokens": 64,
     "activations_bytes": 4000,
     "peak_bytes": 2**30,

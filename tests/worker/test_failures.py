@@ -15,6 +15,7 @@ from ft_assets.worker.failures import explained
 PLACEMENT = {
     "micro_batch": 4,
     "gradient_accumulation_steps": 1,
+    "activation_checkpointing": False,
     "longest_row_tokens": 64,
     "activations_bytes": 4000,
     "peak_bytes": 2**30,
