@@ -168,3 +168,13 @@ class KeepCheckpoints(TrainerCallback):
             checkpoints.rotate(folder, self.keep, state.best_global_step)
         ranks.wait_for_all()  # none leaves before the signature is there
         self.saved = time.monotonic()
+
+
+class UniversalOnce(TrainerCallback):
+    """After a start from a converted checkpoint: the best one, loaded at the end, is in DeepSpeed's own form again."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.deepspeed._config.load_universal_checkpoint = False

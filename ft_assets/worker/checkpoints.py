@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
+from ft_assets.worker import universal
 
 SIGNATURE = "signature.json"
 FIELDS = {"files", "dtype", "seconds", "world", "best"}
@@ -134,6 +135,7 @@ def check_deepspeed(checkpoint: Path) -> None:
 class Resume:
     """Where a run starts: nowhere yet, or from a checkpoint, with what the run so far had settled and spent.
 
+    ``converted``: it stands there in DeepSpeed's universal form, as another number of processes saved it.
     Read once at the start: the checkpoint itself is rotated away while the run goes on.
     """
 
@@ -141,20 +143,21 @@ class Resume:
     step: int = 0
     dtype: str | None = None
     seconds: float = 0.0
+    converted: bool = False
 
 
 def newest(folder: Path, world: str, say: Callable[[str], None]) -> Resume:
     """The newest checkpoint that verifies; those that do not are named and removed. For one rank, which tells the others.
 
     Raises:
-        FineTuneError: it was saved by another number of processes or ZeRO stage than runs now, or holds a strange pickle.
+        FineTuneError: it was saved for another world than runs now and cannot be converted, or holds a strange pickle.
     """
     torn = []
     found = Resume()
     for checkpoint in _by_step(folder):
         wrong = fault(checkpoint)
         if wrong is None:
-            found = _resume(checkpoint, world)
+            found = _resume(checkpoint, world, say)
             break
         say(f"skipping {checkpoint.name}: {wrong}")
         torn.append(checkpoint)
@@ -165,12 +168,19 @@ def newest(folder: Path, world: str, say: Callable[[str], None]) -> Resume:
     return found
 
 
-def _resume(checkpoint: Path, world: str) -> Resume:
+def _resume(checkpoint: Path, world: str, say: Callable[[str], None]) -> Resume:
     signature = json.loads((checkpoint / SIGNATURE).read_text())
-    if signature["world"] != world:
+    saved, step = signature["world"], step_of(checkpoint)
+    for left in checkpoint.glob("*universal"):  # of a run that was converted, and unsigned
+        left.unlink() if left.is_file() else shutil.rmtree(left)
+    if saved != world and not universal.fits(saved, world):
         raise FineTuneError(
-            f"the checkpoint at step {step_of(checkpoint)} was saved with {signature['world']}, the plan now wants {world}. "
-            f"Put hardware back as it was to go on from it, or delete {checkpoint.parent} to start over"
+            f"the checkpoint at step {step} was saved with {saved}, the plan now wants {world}; only ZeRO-1 and ZeRO-2 can go "
+            f"on with another number of processes. Put hardware back as it was to go on from it, or delete "
+            f"{checkpoint.parent} to start over"
         )
     check_deepspeed(checkpoint)
-    return Resume(checkpoint, step_of(checkpoint), signature["dtype"], signature["seconds"])
+    if saved != world:
+        say(f"converting the checkpoint at step {step} of {saved} for {world}")
+        universal.convert(checkpoint)
+    return Resume(checkpoint, step, signature["dtype"], signature["seconds"], converted=saved != world)

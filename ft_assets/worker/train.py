@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from ft_assets.core.errors import FineTuneError, Stopped
 from ft_assets.worker import adapters, checkpoints, ranks
-from ft_assets.worker.callbacks import GuardLoss, KeepCheckpoints, ReportProgress
+from ft_assets.worker.callbacks import GuardLoss, KeepCheckpoints, ReportProgress, UniversalOnce
 from ft_assets.worker.failures import explained
 from ft_assets.worker.hardware import dtype_from_name, dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
@@ -32,6 +32,8 @@ def run(job: Job) -> None:
     dtype = resume.dtype or wanted
     if dtype != wanted:
         job.progress(f"going on in {dtype}, in which its checkpoint was made; {wanted} is for what is made anew")
+    if resume.converted:
+        job.execution["deepspeed"] = {**job.execution["deepspeed"], "checkpoint": {"load_universal": True}}
     set_seed(job.identity["seed"])
     with explained(job):
         trainer = build(job, device, dtype_from_name(dtype), folder)
@@ -39,6 +41,8 @@ def run(job: Job) -> None:
         keeper = KeepCheckpoints(job.execution, dtype, resume.seconds, world)
         for callback in (ReportProgress(job, tracker), GuardLoss(trainer.train_dataset), keeper):
             trainer.add_callback(callback)
+        if resume.converted:
+            trainer.add_callback(UniversalOnce(trainer))
         trainer.train(resume_from_checkpoint=str(resume.checkpoint) if resume.checkpoint else None)
         step, steps = trainer.state.global_step, trainer.state.max_steps
         if step < steps and keeper.stopped:

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from ft_assets.core.errors import FineTuneError
+from ft_assets.worker import universal
 from ft_assets.worker.checkpoints import SIGNATURE, newest, rotate, sign, step_of
 
 WORLD = "1 processes and ZeRO 0"
@@ -58,9 +59,17 @@ def test_order_is_by_step_whatever_the_clock_said(folder) -> None:
     assert sorted(step_of(path) for path in folder.iterdir()) == [9, 10]
 
 
-def test_another_world_size_is_refused(folder) -> None:
+@pytest.mark.parametrize("wanted", ["2 processes and ZeRO 2", "1 processes and ZeRO 2", "2 processes and ZeRO 0"])
+def test_another_world_is_refused_where_it_cannot_be_converted(folder, wanted: str) -> None:
     with pytest.raises(FineTuneError, match="Put hardware back"):
-        newest(folder, "2 processes and ZeRO 2", say=lambda _: None)
+        newest(folder, wanted, say=lambda _: None)
+
+
+def test_of_zero_only_the_first_two_stages_fit_another_number_of_processes() -> None:
+    assert universal.fits("2 processes and ZeRO 2", "4 processes and ZeRO 2")
+    assert universal.fits("2 processes and ZeRO 1", "1 processes and ZeRO 1")
+    assert not universal.fits("2 processes and ZeRO 3", "4 processes and ZeRO 3")
+    assert not universal.fits("2 processes and ZeRO 1", "2 processes and ZeRO 2")
 
 
 @pytest.mark.parametrize("missing", [False, True])
