@@ -28,7 +28,6 @@ KIND_OF_ROLE = {
     "out_of_domain": "instruction",
     "safety": "prompt",
 }
-DEFAULT_CHECKPOINT_STEPS = 20
 ONLINE_METHODS = ("rloo", "grpo")
 FORMATS = {
     "text": ("text",),
@@ -294,7 +293,8 @@ class Hardware(Strict):
     """Execution only: nothing here changes a fingerprint. Memory in GiB, price in US dollars per hour.
 
     ``dtype`` is what a model computes in; ``auto`` takes what the chip is fast in. A checkpoint is written every
-    ``checkpoint_every_steps`` (20 where neither is given) or ``checkpoint_every_minutes``; the last ``keep_checkpoints`` stay.
+    ``checkpoint_every_steps`` or ``checkpoint_every_minutes``; where neither is given, every 10 steps, or less often where
+    saving would take more than 3% of the time. The last ``keep_checkpoints`` stay.
     ``deepspeed`` is merged into the configuration that is made from the rest, for what DeepSpeed can do and has no field here.
     """
 
@@ -334,12 +334,7 @@ class Hardware(Strict):
 
     def checkpoints(self) -> dict[str, float | None]:
         """What a worker is told of them."""
-        neither = self.checkpoint_every_steps is None and self.checkpoint_every_minutes is None
-        return {
-            "checkpoint_every_steps": DEFAULT_CHECKPOINT_STEPS if neither else self.checkpoint_every_steps,
-            "checkpoint_every_minutes": self.checkpoint_every_minutes,
-            "keep_checkpoints": self.keep_checkpoints,
-        }
+        return self.model_dump(include={"checkpoint_every_steps", "checkpoint_every_minutes", "keep_checkpoints"})
 
 
 class Retrain(Strict):

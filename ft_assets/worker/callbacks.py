@@ -17,6 +17,8 @@ from ft_assets.worker.template import IGNORED
 from ft_assets.worker.tracking import Tracker
 
 SPEAK_EVERY_SECONDS = 15.0
+DEFAULT_STEPS = 10
+DEFAULT_SHARE = 0.03
 MOST_SKIPPED_STEPS = 40  # a float16 scale that starts at 2^16 is below the smallest gradient by then
 MOST_NAMED_ROWS = 64
 
@@ -125,8 +127,9 @@ def _told_of_rows(rows: Any, at: list[int]) -> str:
 class KeepCheckpoints(TrainerCallback):
     """Says when a checkpoint is due, signs it once it is on disk in full, and only then lets an older one go.
 
-    One is due every so many steps or minutes as the recipe says, and when SIGTERM asks the run to end: then the step is
-    finished, and training ends after its checkpoint. All ranks do so at the same step.
+    One is due every so many steps or minutes as the recipe says. Where it does not, every :data:`DEFAULT_STEPS`, but not so
+    often that saving takes more than :data:`DEFAULT_SHARE` of the time. And one is due when SIGTERM asks the run to end: then
+    the step is finished, and training ends after its checkpoint. All ranks do so at the same step.
     """
 
     def __init__(self, execution: dict[str, Any], dtype: str, seconds_before: float, world: str):
@@ -136,13 +139,14 @@ class KeepCheckpoints(TrainerCallback):
         self.dtype = dtype
         self.world = world
         self.seconds_before = seconds_before
-        self.started = self.saved = time.monotonic()
+        self.started = self.step_ended = self.saved = time.monotonic()
+        self.saved_step, self.save_seconds = 0, 0.0
         self.asked = self.stopped = False
         self.handler: Any = signal.SIG_DFL
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.handler = signal.signal(signal.SIGTERM, self._ask)
-        self.saved = time.monotonic()
+        self.saved, self.saved_step = time.monotonic(), state.global_step
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         signal.signal(signal.SIGTERM, self.handler)
@@ -151,13 +155,19 @@ class KeepCheckpoints(TrainerCallback):
         self.asked = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        minutes = (time.monotonic() - self.saved) / 60
-        late = self.every_minutes is not None and minutes >= self.every_minutes
-        self.stopped, late = ranks.any_of(self.asked, late)
-        if self.stopped or late or (self.every_steps and state.global_step % self.every_steps == 0):
+        self.step_ended = time.monotonic()
+        self.stopped, due = ranks.any_of(self.asked, self._due(state.global_step))
+        if self.stopped or due:
             control.should_save = True
         if self.stopped:
             control.should_training_stop = True
+
+    def _due(self, step: int) -> bool:
+        passed = self.step_ended - self.saved
+        if self.every_steps is None and self.every_minutes is None:
+            return step - self.saved_step >= DEFAULT_STEPS and passed * DEFAULT_SHARE >= self.save_seconds
+        by_step = self.every_steps is not None and step % self.every_steps == 0
+        return by_step or (self.every_minutes is not None and passed >= 60 * self.every_minutes)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         ranks.wait_for_all()  # every rank has written its part
@@ -167,7 +177,8 @@ class KeepCheckpoints(TrainerCallback):
             checkpoints.sign(folder, self.dtype, seconds, self.world, state.best_global_step)
             checkpoints.rotate(folder, self.keep, state.best_global_step)
         ranks.wait_for_all()  # none leaves before the signature is there
-        self.saved = time.monotonic()
+        self.saved, self.saved_step = time.monotonic(), state.global_step
+        self.save_seconds = self.saved - self.step_ended
 
 
 class UniversalOnce(TrainerCallback):

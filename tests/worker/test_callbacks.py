@@ -11,7 +11,9 @@ from torch.utils.data import BatchSampler
 from transformers import Trainer, TrainingArguments
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.worker.callbacks import MOST_SKIPPED_STEPS, GuardLoss, rows_of_step
+from ft_assets.recipes.schema import Hardware
+from ft_assets.worker import callbacks
+from ft_assets.worker.callbacks import MOST_SKIPPED_STEPS, GuardLoss, KeepCheckpoints, rows_of_step
 
 ROWS = Dataset.from_dict({"row_id": [f"row-{i}" for i in range(10)], "labels": [[1, 2]] * 9 + [[-100, -100]]})
 SETTINGS = SimpleNamespace(gradient_accumulation_steps=1, world_size=1)
@@ -122,3 +124,33 @@ def test_the_rows_of_a_step_are_those_that_the_trainer_collated(tmp_path, accumu
             step = epoch * trainer.state.max_steps // 2 + place + 1
             wanted = [row for batch in batches[first : first + accumulation] for row in batch]
             assert rows_of_step(loader, step, accumulation, 1) == wanted
+
+
+def saves(monkeypatch: pytest.MonkeyPatch, seconds_a_step: float, seconds_a_save: float, **hardware: Any) -> list[int]:
+    """The steps of 100 after which a checkpoint is written, on a clock of the test's own."""
+    clock, found = [0.0], []
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+    keeper = KeepCheckpoints(Hardware(**hardware).checkpoints(), "float32", 0.0, "world")
+    keeper.saved_step = 0
+    for step in range(1, 101):
+        clock[0] += seconds_a_step
+        control = SimpleNamespace(should_save=False, should_training_stop=False)
+        keeper.on_step_end(None, SimpleNamespace(global_step=step), control)
+        if control.should_save:
+            found.append(step)
+            clock[0] += seconds_a_save
+            keeper.on_save(None, SimpleNamespace(global_step=step, is_world_process_zero=False), control)
+    return found
+
+
+def test_checkpoints_come_by_steps_or_by_minutes_as_the_recipe_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert saves(monkeypatch, 1.0, 9.0, checkpoint_every_steps=30) == [30, 60, 90]
+    assert saves(monkeypatch, 1.0, 9.0, checkpoint_every_minutes=0.5) == [30, 60, 90]
+    assert saves(monkeypatch, 1.0, 9.0, checkpoint_every_minutes=0.5, checkpoint_every_steps=40) == [30, 40, 70, 80]
+
+
+def test_without_a_word_of_the_recipe_they_come_often_but_take_little_of_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert saves(monkeypatch, 1.0, 0.1) == [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
+    assert saves(monkeypatch, 1.0, 1.19) == [10, 50, 90]
