@@ -34,10 +34,9 @@ def join(placement: dict[str, Any], device: str, seconds: float = MEET_SECONDS) 
     if world == 1 and not placement["zero_stage"]:
         return
     bound = timedelta(seconds=seconds)
-    store = _meet(rank, world, bound)
-    dist.init_process_group(
-        "nccl" if device == "cuda" else "gloo", store=dist.PrefixStore("ranks", store), rank=rank, world_size=world
-    )
+    if not dist.is_initialized():
+        store = dist.PrefixStore("ranks", _meet(rank, world, bound))
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world)
     _check_exchange(world, bound)
     if placement["zero_stage"] and device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
