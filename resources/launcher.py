@@ -38,8 +38,8 @@ class LocalLauncher(dg.ConfigurableResource):
     """Worker processes on this machine, under torchrun when they train.
 
     ``runs`` holds a folder per run; ``cache`` holds downloads. A worker that is asked to end has ``grace_seconds`` to finish
-    its step and write a checkpoint. One of whose processes one is stopped (SIGSTOP) is ended after ``stopped_seconds``: the
-    others would wait for it without end. One that neither reports progress nor prints is ended after ``silent_seconds``.
+    its step and write a checkpoint. One with a stopped process (SIGSTOP) is ended after ``stopped_seconds``: the other
+    processes would wait for that one without end. One that neither reports progress nor prints is ended after ``silent_seconds``.
     """
 
     runs: str
@@ -63,7 +63,8 @@ class LocalLauncher(dg.ConfigurableResource):
         folder: Path = Path(self.runs) / context.run_id / request["stage"]
         folder.mkdir(parents=True, exist_ok=True)
         execution = {**request["execution"], "grace_seconds": self.grace_seconds}
-        request |= {"execution": execution, "progress": str(folder / "progress.jsonl"), "cache": self.cache}
+        told = {"execution": execution, "progress": str(folder / "progress.jsonl"), "cache": self.cache}
+        request = {**request, **told}
         (folder / "request.json").write_text(json.dumps(request, indent=1))
         with _session(context, folder) as session:
             env = {**os.environ, **worker_environment(processes, threads), **session.get_bootstrap_env_vars()}

@@ -55,7 +55,7 @@ def finish(training: Training, plain: Training) -> None:
     training.run()
     assert training.weights() == plain.weights()
     assert not training.scratch.exists()
-    assert not list((training.store / ".staging").iterdir()) or not training.processes()
+    assert not list((training.store / ".staging").iterdir())
 
 
 def test_killed_at_each_operation_of_a_save(prepared: Workshop, plain: Training) -> None:
@@ -85,8 +85,6 @@ def test_killed_at_each_operation_of_a_commit(prepared: Workshop, plain: Trainin
             break
         print(f"killed at {found[number - 1]}")
     finish(training, plain)
-    for left in (training.store / ".staging").iterdir():  # of a killed writer; the next one sweeps it after a day
-        shutil.rmtree(left)
 
 
 def cut_short(training: Training) -> None:
@@ -166,7 +164,5 @@ def test_a_disk_that_fills_up_at_any_point_of_a_save_is_named_and_nothing_is_los
         assert f"the disk of {training.scratch} is full" in training.log()
         assert training.checkpoints()[-1] >= kept
         ballast.unlink()
-        assert kept in training.checkpoints() or len(training.checkpoints()) >= 1
-    training.environment = {}
     training.run()
     assert training.weights() == plain.weights()
