@@ -24,7 +24,7 @@ test: $(READY)
 
 # Kills and breaks running trainings, one after the other; FT_FAULT_SEED chooses where.
 test-faults: $(READY)
-	@$(BIN)/python -m pytest tests/faults -m faults -s
+	@$(BIN)/python -m pytest -m faults -s
 
 check: $(READY) debian lint test
 

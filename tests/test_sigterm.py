@@ -20,13 +20,13 @@ LONG = {"training": {"num_train_epochs": 8.0}, "checkpoint_every_steps": 50}
 def stop(training: Training, steps: int = 7, signals: int = 1) -> int:
     """Starts it, sends SIGTERM once so many steps are done; its exit code."""
     process = training.start()
-    until(lambda: len(training.steps()) >= steps, 90, f"step {steps}\n{training.log()}")
+    until(lambda: len(training.steps()) >= steps, 240, f"step {steps}\n{training.log()}")
     for _ in range(signals):
         process.send_signal(signal.SIGTERM)
     return process.wait(60)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.faults), 2])
 def test_sigterm_ends_after_the_step_and_the_next_run_goes_on_from_it_to_the_same_bits(
     prepared: Workshop, ranks: int
 ) -> None:
@@ -44,18 +44,20 @@ def test_sigterm_ends_after_the_step_and_the_next_run_goes_on_from_it_to_the_sam
     assert training.weights() == plain.weights()
 
 
+@pytest.mark.faults
 def test_a_second_sigterm_takes_nothing_away(prepared: Workshop) -> None:
     training = Training(prepared, "stopped-twice", **LONG)
     assert stop(training, signals=3) == 75
     assert training.checkpoints() == [training.steps()[-1]]
 
 
+@pytest.mark.faults
 def test_a_rank_that_does_not_hear_is_killed_when_the_grace_is_over(prepared: Workshop) -> None:
     training = Training(
         prepared, "deaf", checkpoint_every_steps=5, grace_seconds=1.0, training={"num_train_epochs": 40.0}
     )
     process = training.start()
-    until(lambda: training.checkpoints(), 90, f"a checkpoint\n{training.log()}")
+    until(lambda: training.checkpoints(), 240, f"a checkpoint\n{training.log()}")
     rank = training.processes()[1]
     rank.suspend()
     kept = training.checkpoints()
@@ -73,6 +75,7 @@ def test_a_loss_that_is_not_a_number_names_the_rows_of_the_step(prepared: Worksh
     weights = poisoned / "adapter_model.safetensors"
     save_file({name: np.full_like(value, np.nan) for name, value in load_file(weights).items()}, weights)
     manifest = json.loads((poisoned / "manifest.json").read_text())
+    manifest["fingerprint"] = "f" * 64
     manifest["files"][weights.name] = {"sha256": sha256_file(weights), "bytes": weights.stat().st_size}
     (poisoned / "manifest.json").write_text(json.dumps(manifest))
     training.request["upstream"]["adapter"] = [stage, "f" * 64]

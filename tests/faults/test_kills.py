@@ -92,7 +92,7 @@ def kill_once(training: Training, chance: random.Random, tally: Tally) -> int:
     def now() -> bool:
         return time.monotonic() - began > moment[0] or len(training.steps()) - before >= moment[1] > 0
 
-    until(lambda: now() or process.poll() is not None, 90, f"the moment to kill\n{training.log()}")
+    until(lambda: now() or process.poll() is not None, 240, f"the moment to kill\n{training.log()}")
     until(lambda: time.monotonic() - began > jitter, 1, "the jitter")
     hit = {"rank": training.processes()[1:], "torchrun": training.processes()[:1], "all": training.processes()}
     victims = [process] if victim == "parent" else hit[victim]

@@ -90,7 +90,7 @@ def test_killed_at_each_operation_of_a_commit(prepared: Workshop, plain: Trainin
 def cut_short(training: Training) -> None:
     """Runs it until two checkpoints are there, and kills all."""
     process = training.start()
-    until(lambda: len(training.checkpoints()) >= 2, 90, f"two checkpoints\n{training.log()}")
+    until(lambda: len(training.checkpoints()) >= 2, 240, f"two checkpoints\n{training.log()}")
     for one in training.processes():
         one.kill()
     process.wait(60)
