@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export FT_HOME ?= $(CURDIR)/.ft
 
-.PHONY: bench-data bench-gpu bench-train demo test check lint ui lock bench clean debian
+.PHONY: bench-data bench-gpu bench-train demo test test-faults check lint ui lock bench clean debian
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -21,6 +21,10 @@ demo: $(READY)
 # Side by side on up to four cores; most tests wait for one process at a time.
 test: $(READY)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+
+# Kills and breaks running trainings, one after the other; FT_FAULT_SEED chooses where.
+test-faults: $(READY)
+	@$(BIN)/python -m pytest -m faults -s
 
 check: $(READY) debian lint test
 

@@ -4,6 +4,7 @@ The worker reads its request from a file, reports through Dagster Pipes' message
 ``progress.jsonl``; its output goes to ``output.log``. All lie in one folder per run and step.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -19,14 +20,16 @@ from typing import Any
 
 import dagster as dg
 import psutil
+from pydantic import Field
 
+from ft_assets.core.advice import memory_advice
 from ft_assets.core.errors import WorkerFailed
 from ft_assets.core.progress import describe, last_progress
 
 POLL_SECONDS = 0.2
 LOOK_EVERY_POLLS = 5
 LOG_EVERY_SECONDS = 15.0
-GRACE_SECONDS = 5.0
+KILL_SECONDS = 5.0
 TAIL_LINES = 50
 LITTLE_SPACE_BYTES = 2**30
 
@@ -34,13 +37,16 @@ LITTLE_SPACE_BYTES = 2**30
 class LocalLauncher(dg.ConfigurableResource):
     """Worker processes on this machine, under torchrun when they train.
 
-    ``runs`` holds a folder per run; ``cache`` holds downloads. A worker one of whose processes is stopped (SIGSTOP) is
-    ended after ``stopped_seconds``: the others would wait for it without end.
+    ``runs`` holds a folder per run; ``cache`` holds downloads. A worker that is asked to end has ``grace_seconds`` to finish
+    its step and write a checkpoint. One with a stopped process (SIGSTOP) is ended after ``stopped_seconds``: the other
+    processes would wait for that one without end. One that neither reports progress nor prints is ended after ``silent_seconds``.
     """
 
     runs: str
     cache: str
-    stopped_seconds: float = 120.0
+    grace_seconds: float = Field(default=30.0, ge=0, le=3600)
+    stopped_seconds: float = Field(default=120.0, gt=0)
+    silent_seconds: float = Field(default=1800.0, gt=0)
 
     def run(
         self, context: dg.AssetExecutionContext, request: dict[str, Any], processes: int | None, threads: int | None
@@ -56,7 +62,9 @@ class LocalLauncher(dg.ConfigurableResource):
         """
         folder: Path = Path(self.runs) / context.run_id / request["stage"]
         folder.mkdir(parents=True, exist_ok=True)
-        request = {**request, "progress": str(folder / "progress.jsonl"), "cache": self.cache}
+        execution = {**request["execution"], "grace_seconds": self.grace_seconds}
+        told = {"execution": execution, "progress": str(folder / "progress.jsonl"), "cache": self.cache}
+        request = {**request, **told}
         (folder / "request.json").write_text(json.dumps(request, indent=1))
         with _session(context, folder) as session:
             env = {**os.environ, **worker_environment(processes, threads), **session.get_bootstrap_env_vars()}
@@ -67,15 +75,49 @@ class LocalLauncher(dg.ConfigurableResource):
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # a terminal's interrupt is for this process, which asks the worker to end
                 )
                 try:
-                    _watch(context, process, folder, self.stopped_seconds)
+                    self._watch(context, process, folder)
                 finally:
-                    end_process_tree(process)
+                    end_process_tree(process, self.grace_seconds)
         if process.returncode != 0:
-            places = [folder, Path(request["store"]["url"]), Path(request["store"]["local"])]
-            raise WorkerFailed(_failure_text(request["stage"], process.returncode, folder / "output.log", places))
+            raise WorkerFailed(_failure_text(request, process.returncode, folder))
         return folder
+
+    def _watch(self, context: dg.AssetExecutionContext, process: subprocess.Popen[bytes], folder: Path) -> None:
+        """Returns when the worker has ended.
+
+        Polls are counted, not time: who stops this process too and lets both go on has lost nothing.
+        """
+        last_log = time.monotonic()
+        last_line = ""
+        said, silent_polls, stopped_polls = 0, 0, 0
+        for polls in itertools.count(1):
+            if process.poll() is not None:
+                return
+            time.sleep(POLL_SECONDS)
+            if polls % LOOK_EVERY_POLLS == 0:
+                stopped = _stopped(process)
+                stopped_polls = stopped_polls + LOOK_EVERY_POLLS if stopped else 0
+                if stopped_polls * POLL_SECONDS >= self.stopped_seconds:
+                    raise WorkerFailed(
+                        f"process {stopped[0]} of the worker has been stopped (SIGSTOP) for {self.stopped_seconds:.0f} s, "
+                        "so the worker was ended; run again to resume"
+                    )
+                before, said = said, _bytes_said(folder)
+                silent_polls = silent_polls + LOOK_EVERY_POLLS if said == before else 0
+                if silent_polls * POLL_SECONDS >= self.silent_seconds:
+                    raise WorkerFailed(
+                        f"the worker has said nothing for {self.silent_seconds:.0f} s (no step, no progress, no output), so "
+                        f"it was ended; see {folder / 'output.log'}, then run again to resume"
+                    )
+            if time.monotonic() - last_log > LOG_EVERY_SECONDS:
+                last_log = time.monotonic()
+                line = describe(last_progress(folder / "progress.jsonl"))
+                if line and line != last_line:
+                    context.log.info(line)
+                    last_line = line
 
 
 @contextmanager
@@ -120,30 +162,10 @@ def worker_environment(processes: int | None, threads: int | None) -> dict[str, 
     }
 
 
-def _watch(
-    context: dg.AssetExecutionContext, process: subprocess.Popen[bytes], folder: Path, stopped_seconds: float
-) -> None:
-    last_log = time.monotonic()
-    last_line = ""
-    polls, stopped_polls = 0, 0
-    while process.poll() is None:
-        time.sleep(POLL_SECONDS)
-        polls += 1
-        if polls % LOOK_EVERY_POLLS == 0:
-            stopped = _stopped(process)
-            # Polls are counted, not time: who stops this process too and lets both go on has lost nothing.
-            stopped_polls = stopped_polls + LOOK_EVERY_POLLS if stopped else 0
-            if stopped_polls * POLL_SECONDS >= stopped_seconds:
-                raise WorkerFailed(
-                    f"process {stopped[0]} of the worker has been stopped (SIGSTOP) for {stopped_seconds:.0f} s, so the "
-                    "worker was ended; run again to resume"
-                )
-        if time.monotonic() - last_log > LOG_EVERY_SECONDS:
-            last_log = time.monotonic()
-            line = describe(last_progress(folder / "progress.jsonl"))
-            if line and line != last_line:
-                context.log.info(line)
-                last_line = line
+def _bytes_said(folder: Path) -> int:
+    """Sizes, not times, which a clock that steps back would falsify."""
+    files = (folder / "progress.jsonl", folder / "output.log")
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _stopped(process: subprocess.Popen[bytes]) -> list[int]:
@@ -164,18 +186,20 @@ def _tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
         return []
 
 
-def end_process_tree(process: subprocess.Popen[bytes]) -> None:
-    """Ends the worker and all its descendants: SIGTERM, then SIGKILL after a grace period. torchrun's ranks are
-    sessions of their own, so the process group is not enough.
+def end_process_tree(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
+    """Asks the worker to end (SIGTERM), waits, and kills what is left of it and its descendants.
+
+    torchrun's ranks are sessions of their own, so the process group is not enough.
     """
     if process.poll() is not None:
         return
     tree = _tree(process)
+    _signal(tree[-1], signal.SIGTERM)
     for member in tree:
-        _signal(member, signal.SIGTERM)
         _signal(member, signal.SIGCONT)  # one that is stopped hears of it only when it goes on
-    _, alive = psutil.wait_procs(tree, timeout=GRACE_SECONDS)
-    for member in alive:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(grace_seconds + KILL_SECONDS if grace_seconds else 0)  # torchrun kills its ranks itself
+    for member in tree:
         _signal(member, signal.SIGKILL)
     process.wait()
 
@@ -185,14 +209,19 @@ def _signal(member: psutil.Process, number: int) -> None:
         member.send_signal(number)
 
 
-def _failure_text(stage: str, code: int, log: Path, places: list[Path]) -> str:
+def _failure_text(request: dict[str, Any], code: int, folder: Path) -> str:
+    """What ended a worker: its last lines, and what they do not tell."""
+    log = folder / "output.log"
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     lines = log.read_bytes().decode("utf-8", "replace").splitlines()[-TAIL_LINES:]
-    text = f"the worker of {stage} {ended}. Its last {len(lines)} lines ({log}):\n" + "\n".join(lines)
+    text = [f"the worker of {request['stage']} {ended}. Its last {len(lines)} lines ({log}):", *lines]
     # A full disk shows as many errors (torch says "iostream error"), and cuts the log that would tell.
-    spaces = [
-        f"{shutil.disk_usage(place).free / 1e6:.0f} MB are free on the disk of {place}"
-        for place in places
-        if place.is_dir() and shutil.disk_usage(place).free < LITTLE_SPACE_BYTES
-    ]
-    return "\n".join([text, *spaces[:1]])
+    for place in (folder, Path(request["store"]["url"]), Path(request["store"]["local"])):
+        if place.is_dir() and shutil.disk_usage(place).free < LITTLE_SPACE_BYTES:
+            text.append(f"{shutil.disk_usage(place).free / 1e6:.0f} MB are free on the disk of {place}")
+            break
+    execution = request["execution"]
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL) and "placement" in execution:
+        advice = memory_advice(execution["placement"], execution["memory_gib"])
+        text.append(f"A process was killed (SIGKILL): by hand, or by the kernel because memory ran out. {advice}")
+    return "\n".join(text)

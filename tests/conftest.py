@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,13 @@ from splitting import Splitter
 from ft_assets.core.read import read_records
 
 ROOT = Path(__file__).parent.parent
+# Where the fault suite kills; the same number kills at the same points.
+FAULT_SEED = int(os.environ.get("FT_FAULT_SEED") or random.randrange(10**6))
+
+
+def pytest_report_header() -> str:
+    return f"fault suite: FT_FAULT_SEED={FAULT_SEED}"
+
 
 TINY_RECIPE = """
 name: tiny
@@ -222,6 +230,12 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Workshop:
     shop = Workshop(folder)
     shop.first = outcome_of(outcome.read_text())
     return shop
+
+
+@pytest.fixture(scope="session")
+def prepared(made: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A copy of the made workshop, in which tests put trainings of their own side by side."""
+    return made.copy(tmp_path_factory.mktemp("prepared"))
 
 
 def open_workshop(folder: Path, base: Path) -> Workshop:

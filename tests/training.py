@@ -9,6 +9,7 @@ from splitting import TEST, TRAINING, Splits, Splitter, documents, pairs, talks
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.lineage import Stage
+from ft_assets.recipes.schema import Hardware
 from ft_assets.worker import train
 
 LORA = {"method": "lora", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear"}
@@ -35,7 +36,8 @@ EXECUTION = {
     "deepspeed": {},
     "torch_compile": False,
     "tracker": {"mode": "disabled"},
-    "checkpoint_every_steps": 1000,
+    "memory_gib": 8.0,
+    **Hardware(checkpoint_every_steps=1000).checkpoints(),
 }
 
 

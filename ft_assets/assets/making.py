@@ -138,9 +138,10 @@ def make_stage_in_worker(
             "usd_per_hour": hardware.usd_per_hour,
             "batch_size": hardware.evaluation_batch_size,
             "tracker": tracker.request(),
-            "checkpoint_every_steps": hardware.checkpoint_every_steps,
+            "memory_gib": hardware.memory_gib,
             "deepspeed": hardware.deepspeed,
             "torch_compile": hardware.torch_compile,
+            **hardware.checkpoints(),
             **(execution or {}),
         },
     }

@@ -292,6 +292,11 @@ class ArtifactStore:
             elif files:
                 self.fs.rm(f"{target}/{attempt}", recursive=True)
 
+    def clear_staging(self, fingerprint: str) -> None:
+        """Removes what killed writers of this fingerprint left. For one that knows that no other is writing it."""
+        for folder in (self.local / ".staging").glob(f"{fingerprint[:16]}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def clear_scratch(self, fingerprint: str) -> None:
         shutil.rmtree(self.local / ".scratch" / fingerprint, ignore_errors=True)
 

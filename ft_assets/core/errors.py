@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+# A worker's exit code when it was asked to end and kept its work (EX_TEMPFAIL of sysexits.h: try again).
+STOPPED = 75
+
 
 class FineTuneError(Exception):
     """Something the user can mend; its text names the thing, what was found and what to do."""
@@ -35,6 +38,10 @@ class CorruptArtifact(FineTuneError):
 
 class MissingInput(FineTuneError):
     """A stage was asked for whose input has not been made."""
+
+
+class Stopped(FineTuneError):
+    """A worker that was asked to end and wrote a checkpoint; running it again resumes."""
 
 
 class WorkerFailed(FineTuneError):

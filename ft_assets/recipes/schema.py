@@ -221,7 +221,11 @@ QUANTIZED_BASE = {"qlora": "nf4", "lora_8bit": "int8"}
 
 
 class Training(Strict):
-    """Hyperparameters of one training stage. ``global_batch_size`` is rows per optimizer step over all GPUs."""
+    """Hyperparameters of one training stage. ``global_batch_size`` is rows per optimizer step over all GPUs.
+
+    With ``metric_for_best_model`` (``loss``, say), which is measured on the validation rows every ``eval_steps``, the
+    weights that did best are the result, otherwise the last ones.
+    """
 
     learning_rate: LearningRate
     global_batch_size: Annotated[int, Field(ge=1, le=65_536)]
@@ -232,6 +236,14 @@ class Training(Strict):
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
     max_steps: Annotated[int, Field(ge=1)] | None = None
     optim: Literal["adamw_torch_fused", "adamw_bnb_8bit", "adafactor"] = "adamw_torch_fused"
+    metric_for_best_model: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    eval_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> "Training":
+        if (self.metric_for_best_model is None) != (self.eval_steps is None):
+            raise ValueError("metric_for_best_model and eval_steps go together: give both or neither")
+        return self
 
 
 class Policy(Training):
@@ -281,8 +293,10 @@ OURS_IN_DEEPSPEED = (
 class Hardware(Strict):
     """Execution only: nothing here changes a fingerprint. Memory in GiB, price in US dollars per hour.
 
-    ``dtype`` is what a model computes in; ``auto`` takes what the chip is fast in. ``deepspeed`` is merged into the
-    configuration that is made from the rest, for what DeepSpeed can do and has no field here.
+    ``dtype`` is what a model computes in; ``auto`` takes what the chip is fast in. A checkpoint is written every
+    ``checkpoint_every_steps`` or ``checkpoint_every_minutes``; where neither is given, every 10 steps, or less often where
+    saving would take more than 3% of the time. The last ``keep_checkpoints`` stay.
+    ``deepspeed`` is merged into the configuration that is made from the rest, for what DeepSpeed can do and has no field here.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -297,7 +311,9 @@ class Hardware(Strict):
     activation_checkpointing: bool = False
     torch_compile: bool = False
     deepspeed: dict[str, Any] = {}
-    checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    checkpoint_every_minutes: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
     evaluation_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
 
     @model_validator(mode="after")
@@ -317,6 +333,10 @@ class Hardware(Strict):
         if taken := sorted(given & set(ours)):
             raise ValueError(f"deepspeed sets {', '.join(taken)}, which this recipe's own fields decide")
         return self
+
+    def checkpoints(self) -> dict[str, float | None]:
+        """What a worker is told of them."""
+        return self.model_dump(include={"checkpoint_every_steps", "checkpoint_every_minutes", "keep_checkpoints"})
 
 
 class Retrain(Strict):

@@ -1,6 +1,7 @@
 """``python -m ft_assets.worker STAGE request.json``: makes one artifact.
 
-Ends with 0 when the artifact is in the store, with 2 for something the user can mend, with 1 for anything else.
+Ends with 0 when the artifact is in the store, with 2 for something the user can mend, with 75 when it was asked to end and
+can go on where it stopped, with 1 for anything else.
 """
 
 import importlib
@@ -8,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from ft_assets.core.errors import FineTuneError
+from ft_assets.core.errors import STOPPED, FineTuneError, Stopped
 from ft_assets.worker.job import Job, die_with_parent, one_at_a_time
 
 MODULES = {
@@ -39,7 +40,7 @@ def main(stage: str, request: Path) -> int:
                     work(stage, job)
     except FineTuneError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return 2
+        return STOPPED if isinstance(error, Stopped) else 2
     return 0
 
 

@@ -1,7 +1,7 @@
 """Checkpoints that can be trusted: one is whole when its signature file lists every other file with its hash.
 
 The signature is written last and renamed into place, so a save that was cut short carries none and is passed over for
-the checkpoint before it. Folders live under the fingerprint, so other data, seeds or hyperparameters never meet them.
+the checkpoint before it. Older ones go only once a newer one is signed, and never the best one so far. Folders live under the fingerprint, so other data, seeds or hyperparameters never meet them.
 
 Anyone who can write into the folder can sign too, and DeepSpeed unpickles what it finds: its files are loaded only when
 they hold what genuine ones hold.
@@ -12,15 +12,17 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
+from ft_assets.worker import universal
 
 SIGNATURE = "signature.json"
-FIELDS = {"files", "dtype", "seconds", "world"}
+FIELDS = {"files", "dtype", "seconds", "world", "best"}
+HASHING_THREADS = 4
 
 
 def step_of(checkpoint: Path) -> int:
@@ -28,23 +30,52 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def sign(checkpoint: Path, dtype: str, seconds: float, world: str) -> None:
+def sign(checkpoint: Path, dtype: str, seconds: float, world: str, best: int | None = None) -> None:
     """Writes the signature of a checkpoint that has been saved in full.
 
     Args:
         dtype: number type the run computes in; a resumed run keeps it.
         seconds: wall-clock time spent on the artifact so far.
         world: number of processes and ZeRO stage, which a checkpoint's files depend on.
+        best: step of the best checkpoint so far, whose weights may be the result.
     """
-    files = {}
-    for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and path.name != SIGNATURE:
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-            files[path.relative_to(checkpoint).as_posix()] = sha256_file(path)
+    paths = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != SIGNATURE]
+    for path in paths:
+        _sync(path)
+    files = {
+        path.relative_to(checkpoint).as_posix(): digest for path, digest in zip(paths, _hashes(paths), strict=True)
+    }
     temporary = checkpoint / f".{SIGNATURE}"
-    temporary.write_text(json.dumps({"files": files, "dtype": dtype, "seconds": seconds, "world": world}))
+    temporary.write_text(json.dumps({"files": files, "dtype": dtype, "seconds": seconds, "world": world, "best": best}))
+    _sync(temporary)
     os.replace(temporary, checkpoint / SIGNATURE)
+    _sync(checkpoint)
+
+
+def rotate(newest: Path, keep: int, best: int | None) -> None:
+    """Removes all checkpoints but the last ``keep`` and the best one. ``newest`` has been signed."""
+    folder = newest.parent
+    others = [path for path in _by_step(folder) if step_of(path) not in (step_of(newest), best)]
+    for checkpoint in others[keep - 1 :]:
+        shutil.rmtree(checkpoint)
+
+
+def _by_step(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _hashes(paths: list[Path]) -> list[str]:
+    """sha-256 of each file; hashing leaves the interpreter's lock, so files go side by side."""
+    with ThreadPoolExecutor(HASHING_THREADS) as threads:
+        return list(threads.map(sha256_file, paths))
 
 
 def fault(checkpoint: Path) -> str | None:
@@ -58,13 +89,15 @@ def fault(checkpoint: Path) -> str | None:
         return "its signature cannot be read"
     if set(signature) != FIELDS:
         return "another version of this code saved it"
-    for name, digest in files.items():
-        try:
-            found = sha256_file(checkpoint / name)
-        except FileNotFoundError:
-            return f"{name} is missing"
-        if found != digest:
-            return f"{name} has changed"
+    paths = [checkpoint / name for name in files]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        return f"{missing[0]} is missing"
+    for path, found, wanted in zip(paths, _hashes(paths), files.values(), strict=True):
+        if found != wanted:
+            return f"{path.name} has changed"
+    best = signature["best"]
+    if best is not None and best != step_of(checkpoint) and (wrong := fault(checkpoint.parent / f"checkpoint-{best}")):
+        return f"of the best checkpoint so far, that of step {best}, {wrong}"
     return None
 
 
@@ -102,6 +135,7 @@ def check_deepspeed(checkpoint: Path) -> None:
 class Resume:
     """Where a run starts: nowhere yet, or from a checkpoint, with what the run so far had settled and spent.
 
+    ``converted``: it stands there in DeepSpeed's universal form, as another number of processes saved it.
     Read once at the start: the checkpoint itself is rotated away while the run goes on.
     """
 
@@ -109,28 +143,44 @@ class Resume:
     step: int = 0
     dtype: str | None = None
     seconds: float = 0.0
+    converted: bool = False
 
 
 def newest(folder: Path, world: str, say: Callable[[str], None]) -> Resume:
-    """The newest checkpoint that verifies; those that do not are named and removed.
+    """The newest checkpoint that verifies; those that do not are named and removed. For one rank, which tells the others.
 
     Raises:
-        FineTuneError: it was saved by another number of processes or ZeRO stage than runs now, or holds a strange pickle.
+        FineTuneError: it was saved for another world than runs now and cannot be converted, or holds a strange pickle.
     """
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
+    torn = []
+    found = Resume()
+    for checkpoint in _by_step(folder):
         wrong = fault(checkpoint)
         if wrong is None:
-            signature = json.loads((checkpoint / SIGNATURE).read_text())
-            if signature["world"] != world:
-                raise FineTuneError(
-                    f"the checkpoint at step {step_of(checkpoint)} was saved with {signature['world']}, the plan now "
-                    f"wants {world}. Put hardware back as it was to go on from it, or delete {folder} to start over"
-                )
-            check_deepspeed(checkpoint)
-            say(f"resuming from step {step_of(checkpoint)}")
-            return Resume(checkpoint, step_of(checkpoint), signature["dtype"], signature["seconds"])
+            found = _resume(checkpoint, world, say)
+            break
         say(f"skipping {checkpoint.name}: {wrong}")
-        while checkpoint.exists():  # every rank comes by here, so each finds files gone that another took away
-            with suppress(FileNotFoundError):
-                shutil.rmtree(checkpoint)
-    return Resume()
+        torn.append(checkpoint)
+    for checkpoint in torn:
+        shutil.rmtree(checkpoint)
+    if found.checkpoint:
+        say(f"resuming from step {found.step}")
+    return found
+
+
+def _resume(checkpoint: Path, world: str, say: Callable[[str], None]) -> Resume:
+    signature = json.loads((checkpoint / SIGNATURE).read_text())
+    saved, step = signature["world"], step_of(checkpoint)
+    for left in checkpoint.glob("*universal"):  # of a run that was converted, and unsigned
+        left.unlink() if left.is_file() else shutil.rmtree(left)
+    if saved != world and not universal.fits(saved, world):
+        raise FineTuneError(
+            f"the checkpoint at step {step} was saved with {saved}, the plan now wants {world}; only ZeRO-1 and ZeRO-2 can go "
+            f"on with another number of processes. Put hardware back as it was to go on from it, or delete "
+            f"{checkpoint.parent} to start over"
+        )
+    check_deepspeed(checkpoint)
+    if saved != world:
+        say(f"converting the checkpoint at step {step} of {saved} for {world}")
+        universal.convert(checkpoint)
+    return Resume(checkpoint, step, signature["dtype"], signature["seconds"], converted=saved != world)

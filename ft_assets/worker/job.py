@@ -130,7 +130,8 @@ def library_versions() -> dict[str, str]:
 def one_at_a_time(job: Job) -> Iterator[bool]:
     """Waits for any other worker of this fingerprint; yields whether the artifact is there by then.
 
-    The kernel frees the lock when its holder dies, however it dies. Partial work goes once the artifact is made.
+    The kernel frees the lock when its holder dies, however it dies. Partial work goes once the artifact is made, and what a
+    killed holder was committing at once.
     """
     with (job.scratch / ".lock").open("w") as lock:
         try:
@@ -138,6 +139,7 @@ def one_at_a_time(job: Job) -> Iterator[bool]:
         except BlockingIOError:
             job.progress("waiting for another worker that makes the same artifact")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        job.store.clear_staging(job.fingerprint)
         try:
             yield job.store.lookup(job.stage, job.fingerprint) is not None
         finally:

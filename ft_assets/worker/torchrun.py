@@ -3,21 +3,76 @@
 Holds the lock of the fingerprint for all ranks, and ends with its parent.
 """
 
+import fcntl
+import math
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 
+import psutil
+
+from ft_assets.core.errors import STOPPED
 from ft_assets.worker.job import Job, die_with_parent, one_at_a_time
+
+# A rank that is left alone by the others has nothing to save; all those that stop together are done by then.
+ALONE_SECONDS = 10
 
 
 def main(processes: str, stage: str, request: str) -> None:
-    die_with_parent(signal.SIGTERM)
     job = Job.read(Path(request))
-    with one_at_a_time(job) as already_made:
+    stop_with_grace(job.execution["grace_seconds"])
+    die_with_parent(signal.SIGTERM)
+    with one_at_a_time(job) as already_made, built_extensions(job.cache):
         if already_made:
             return
         job.progress("starting")
         sys.exit(run_ranks(processes, stage, request, job.scratch / ".ranks"))
+
+
+@contextmanager
+def built_extensions(cache: Path) -> Iterator[None]:
+    """The folder where torch keeps what DeepSpeed compiles, cleared of the locks of builds that were killed, for which
+    torch would wait without end. Where another run uses it, a lock may be that one's build, and stays.
+    """
+    folder = cache / "torch_extensions" / f"torch-{version('torch')}-python-{sys.version_info[0]}.{sys.version_info[1]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+    with (folder / ".used").open("w") as used:
+        with suppress(BlockingIOError):
+            fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for lock in folder.glob("**/lock"):
+                lock.unlink()
+        fcntl.flock(used, fcntl.LOCK_SH)
+        yield
+
+
+def stop_with_grace(seconds: float) -> None:
+    """On SIGTERM or SIGINT asks the ranks to end, which they do after the step they are in; kills those that are there
+    after ``seconds``.
+
+    torchrun's own handler would fail at a second signal, and its ranks die with it.
+    """
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        ranks = psutil.Process().children()
+        if not ranks:
+            sys.exit(STOPPED)
+        for rank in ranks:
+            rank.send_signal(signal.SIGTERM)
+        signal.alarm(max(1, math.ceil(seconds)))
+
+    def kill(_number: int, _frame: FrameType | None) -> None:
+        for rank in psutil.Process().children():
+            rank.kill()
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGALRM, kill)
 
 
 def run_ranks(processes: str, stage: str, request: str, logs: Path) -> int:
@@ -37,6 +92,10 @@ def run_ranks(processes: str, stage: str, request: str, logs: Path) -> int:
                 processes,
                 "--max-restarts",
                 "0",
+                "--signals-to-handle",
+                "SIGHUP,SIGQUIT",
+                "--shutdown-timeout",
+                str(ALONE_SECONDS),
                 "--log-dir",
                 str(logs),
                 "-m",

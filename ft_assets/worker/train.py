@@ -6,14 +6,14 @@ needs the last adapter alone. The reward model starts from the SFT model with a 
 
 import os
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from transformers import set_seed
 
-from ft_assets.core.errors import FineTuneError
-from ft_assets.worker import adapters, checkpoints
-from ft_assets.worker.callbacks import GuardLoss, ReportProgress, SignCheckpoints
+from ft_assets.core.errors import FineTuneError, Stopped
+from ft_assets.worker import adapters, checkpoints, ranks
+from ft_assets.worker.callbacks import GuardLoss, KeepCheckpoints, ReportProgress, UniversalOnce
+from ft_assets.worker.failures import explained
 from ft_assets.worker.hardware import dtype_from_name, dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
 from ft_assets.worker.speed import measured
@@ -26,48 +26,44 @@ def run(job: Job) -> None:
     device = pick_device(job.execution["device"])
     folder = job.scratch / "checkpoints"
     world = f"{placement['processes']} processes and ZeRO {placement['zero_stage']}"
-    resume = checkpoints.newest(folder, world, say=job.progress)
-    wanted = dtype_name(pick_dtype(device, job.execution["dtype"]))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    ranks.join(placement, device)
+    resume = ranks.from_first(checkpoints.newest(folder, world, say=job.progress) if job.rank == 0 else None)
+    wanted = ranks.from_first(dtype_name(pick_dtype(device, job.execution["dtype"])))
     dtype = resume.dtype or wanted
     if dtype != wanted:
         job.progress(f"going on in {dtype}, in which its checkpoint was made; {wanted} is for what is made anew")
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    _join_ranks(placement, device)
+    if resume.converted:
+        job.execution["deepspeed"] = {**job.execution["deepspeed"], "checkpoint": {"load_universal": True}}
     set_seed(job.identity["seed"])
-    built = build(job, device, dtype_from_name(dtype), folder)
-    trainer = built.trainer
-    tracker = Tracker(job, {"identity": job.identity, "placement": placement})
-    trainer.add_callback(ReportProgress(job, tracker))
-    trainer.add_callback(GuardLoss())
-    trainer.add_callback(SignCheckpoints(dtype, resume.seconds, world))
-    trainer.train(resume_from_checkpoint=str(resume.checkpoint) if resume.checkpoint else None)
-    if trainer.state.global_step < trainer.state.max_steps:
-        raise FineTuneError(
-            f"training stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; run it again to resume"
-        )
-    trained = next(entry["train_runtime"] for entry in reversed(trainer.state.log_history) if "train_loss" in entry)
-    every = job.identity["adapter"]["method"] == "full"
-    speed = measured(
-        built.counter, trained, trainer.model, every, device, dtype_from_name(dtype), placement["processes"]
-    )
-    validation = trainer.evaluate() if trainer.eval_dataset is not None and len(trainer.eval_dataset) else {}
-    _save(job, built, dtype, resume, speed | _validation(validation), tracker)
+    with explained(job):
+        built = build(job, device, dtype_from_name(dtype), folder)
+        trainer = built.trainer
+        tracker = Tracker(job, {"identity": job.identity, "placement": placement})
+        keeper = KeepCheckpoints(job.execution, dtype, resume.seconds, world)
+        for callback in (ReportProgress(job, tracker), GuardLoss(trainer.train_dataset), keeper):
+            trainer.add_callback(callback)
+        if resume.converted:
+            trainer.add_callback(UniversalOnce(trainer))
+        trainer.train(resume_from_checkpoint=str(resume.checkpoint) if resume.checkpoint else None)
+        step, steps = trainer.state.global_step, trainer.state.max_steps
+        if step < steps and keeper.stopped:
+            raise Stopped(
+                f"stopped by SIGTERM at step {step} of {steps}; its checkpoint is written, run again to resume"
+            )
+        if step < steps:
+            raise FineTuneError(f"training stopped at step {step} of {steps}; run it again to resume")
+        speed = _speed(job, built, device, dtype_from_name(dtype))
+        validation = trainer.evaluate() if trainer.eval_dataset is not None and len(trainer.eval_dataset) else {}
+        _save(job, built, dtype, resume, speed | _validation(validation), tracker)
 
 
-def _join_ranks(placement: dict[str, Any], device: str) -> None:
-    """Starts the process group; with DeepSpeed on CPU its own communicator too, which nothing else initialises and
-    without which ZeRO-3 believes in a single process.
-    """
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if placement["zero_stage"] and device == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        import deepspeed
-
-        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world != placement["processes"]:
-        raise FineTuneError(f"the plan wants {placement['processes']} processes, {world} came: not training alone")
+def _speed(job: Job, built: Built, device: str, dtype: torch.dtype) -> dict[str, float]:
+    log = built.trainer.state.log_history
+    seconds = next(entry["train_runtime"] for entry in reversed(log) if "train_loss" in entry)
+    trains_all = job.identity["adapter"]["method"] == "full"
+    processes = job.execution["placement"]["processes"]
+    return measured(built.counter, seconds, built.trainer.model, trains_all, device, dtype, processes)
 
 
 def _validation(measures: dict[str, float]) -> dict[str, float]:
@@ -87,6 +83,8 @@ def _save(
         "input_tokens": int(trainer.state.num_input_tokens_seen),
         **measures,
     }
+    if trainer.args.load_best_model_at_end:
+        metrics["best_step"] = trainer.state.best_global_step
     model = trainer.accelerator.unwrap_model(trainer.model)
     state = (
         trainer.accelerator.get_state_dict(trainer.model_wrapped)

@@ -36,6 +36,7 @@ from ft_assets.worker.template import IGNORED
 from ft_assets.worker.tokenizer import load_tokenizer
 from ft_assets.worker.zero import deepspeed_config
 
+NEVER = 10**9  # steps
 PAIR = ("prompt_ids", "chosen_ids", "rejected_ids")
 ONLINE = {"rloo": (RLOOTrainer, RLOOConfig), "grpo": (GRPOTrainer, GRPOConfig)}
 
@@ -107,7 +108,9 @@ class Stage:
         if not shards:
             return Dataset.from_dict({})
         rows = concatenate_datasets([Dataset.from_file(str(file)) for file in shards])
-        return rows.select_columns([*columns, *({"seq_lengths"} & set(rows.column_names))]) if columns else rows
+        return (
+            rows.select_columns(["row_id", *columns, *({"seq_lengths"} & set(rows.column_names))]) if columns else rows
+        )
 
     def training_rows(self, name: str, *columns: str) -> Dataset:
         rows = self.rows(f"{name}_train", *columns)
@@ -177,15 +180,22 @@ def training_arguments(job: Job, device: str, dtype: torch.dtype, folder: Path) 
         "include_num_input_tokens_seen": "non_padding",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
-        "save_strategy": "steps",
-        "save_steps": job.execution["checkpoint_every_steps"],
-        "save_total_limit": 2,
+        **saving(training),
         "report_to": [],
         "disable_tqdm": True,
         "dataloader_pin_memory": cuda,
         "ddp_find_unused_parameters": False,
         "deepspeed": deepspeed,
     }
+
+
+def saving(training: dict[str, Any]) -> dict[str, Any]:
+    """When the trainer itself saves: at its end, and at each evaluation where the best weights are wanted."""
+    if training["metric_for_best_model"] is None:
+        return {"save_strategy": "steps", "save_steps": NEVER}
+    every = {"eval_steps": training["eval_steps"], "save_steps": training["eval_steps"]}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": training["metric_for_best_model"]}
+    return {"save_strategy": "steps", "eval_strategy": "steps", **every, **best}
 
 
 def _sft(stage: Stage) -> Any:
@@ -262,9 +272,18 @@ def unpaired(pairs: Dataset) -> Dataset:
     """
 
     def two(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        rows: dict[str, list[Any]] = {"prompt_ids": [], "completion_ids": [], "KL_completion_ids": [], "label": []}
-        for prompt, chosen, rejected, index in zip(*(batch[name] for name in PAIR), indices, strict=True):
+        rows: dict[str, list[Any]] = {
+            "row_id": [],
+            "prompt_ids": [],
+            "completion_ids": [],
+            "KL_completion_ids": [],
+            "label": [],
+        }
+        for row_id, prompt, chosen, rejected, index in zip(
+            *(batch[name] for name in ("row_id", *PAIR)), indices, strict=True
+        ):
             before = pairs[index - 1]
+            rows["row_id"] += [row_id, row_id]
             rows["prompt_ids"] += [prompt, prompt]
             rows["completion_ids"] += [chosen, rejected]
             rows["KL_completion_ids"] += [before["chosen_ids"], before["rejected_ids"]]

@@ -195,6 +195,14 @@ def test_the_debris_of_a_killed_writer_goes_after_a_day(root, open_store):
     assert sorted(path.name for path in (store.local / ".staging").iterdir()) == ["busy", "young"]
 
 
+def test_what_killed_writers_of_one_fingerprint_left_goes_and_no_other(root, open_store):
+    store = open_store(root)
+    for name in (f"{FINGERPRINT[:16]}-1", f"{FINGERPRINT[:16]}-2", "other-1"):
+        (store.local / ".staging" / name).mkdir(parents=True)
+    store.clear_staging(FINGERPRINT)
+    assert [path.name for path in (store.local / ".staging").iterdir()] == ["other-1"]
+
+
 def flip(store, path):
     data = bytearray(store.fs.cat_file(path))
     data[len(data) // 2] ^= 1

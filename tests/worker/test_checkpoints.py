@@ -1,14 +1,15 @@
 """A checkpoint is used only when it is whole and of this code; one that is not is named."""
 
 import json
+import os
 import pickle
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.worker.checkpoints import SIGNATURE, newest, sign
+from ft_assets.worker import universal
+from ft_assets.worker.checkpoints import SIGNATURE, newest, rotate, sign, step_of
 
 WORLD = "1 processes and ZeRO 0"
 
@@ -49,24 +50,49 @@ def test_a_damaged_one_is_named_and_the_one_before_taken(folder, damage: str) ->
     assert "checkpoint-10" in said[0]
 
 
-def test_another_world_size_is_refused(folder) -> None:
+def test_order_is_by_step_whatever_the_clock_said(folder) -> None:
+    shutil.copytree(folder / "checkpoint-9", folder / "checkpoint-8")
+    for step in (8, 9):
+        os.utime(folder / f"checkpoint-{step}", (4e9, 4e9))
+    assert newest(folder, WORLD, say=lambda _: None).step == 10
+    rotate(folder / "checkpoint-10", 2, None)
+    assert sorted(step_of(path) for path in folder.iterdir()) == [9, 10]
+
+
+@pytest.mark.parametrize("wanted", ["2 processes and ZeRO 2", "1 processes and ZeRO 2", "2 processes and ZeRO 0"])
+def test_another_world_is_refused_where_it_cannot_be_converted(folder, wanted: str) -> None:
     with pytest.raises(FineTuneError, match="Put hardware back"):
-        newest(folder, "2 processes and ZeRO 2", say=lambda _: None)
+        newest(folder, wanted, say=lambda _: None)
 
 
-def test_ranks_that_look_at_the_same_time_find_the_same(folder) -> None:
-    whole = folder / "checkpoint-9"
-    for attempt in range(20):
-        torn = shutil.copytree(whole, folder / f"checkpoint-{20 + attempt}")
-        for index in range(20):
-            (torn / f"part-{index}").write_bytes(b"x" * 1000)
-        sign(torn, "float32", seconds=1.0, world=WORLD)
-        (torn / "part-9").write_bytes(b"cut")
-        shutil.rmtree(folder / "checkpoint-10", ignore_errors=True)
-        with ThreadPoolExecutor(8) as ranks:
-            found = [rank.result() for rank in [ranks.submit(newest, folder, WORLD, lambda _: None) for _ in range(8)]]
-        assert {entry.checkpoint for entry in found} == {whole}
-        assert not torn.exists()
+def test_of_zero_only_the_first_two_stages_fit_another_number_of_processes() -> None:
+    assert universal.fits("2 processes and ZeRO 2", "4 processes and ZeRO 2")
+    assert universal.fits("2 processes and ZeRO 1", "1 processes and ZeRO 1")
+    assert not universal.fits("2 processes and ZeRO 3", "4 processes and ZeRO 3")
+    assert not universal.fits("2 processes and ZeRO 1", "2 processes and ZeRO 2")
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_one_whose_best_checkpoint_is_not_whole_is_passed_over(folder, missing: bool) -> None:
+    newest_one = folder / "checkpoint-10"
+    sign(newest_one, "float32", seconds=1.0, world=WORLD, best=8)
+    if not missing:
+        shutil.copytree(folder / "checkpoint-9", folder / "checkpoint-8")
+        (folder / "checkpoint-8" / "optimizer.pt").write_bytes(b"cut")
+    said: list[str] = []
+    assert newest(folder, WORLD, said.append).step == 9
+    assert "of the best checkpoint so far, that of step 8" in said[0]
+    assert not newest_one.exists()
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "left"), [(1, None, [10]), (2, None, [9, 10]), (1, 7, [7, 10]), (3, 7, [7, 8, 9, 10])]
+)
+def test_the_last_ones_and_the_best_stay(folder, keep: int, best: int | None, left: list[int]) -> None:
+    for step in (2, 7, 8):
+        shutil.copytree(folder / "checkpoint-9", folder / f"checkpoint-{step}")
+    rotate(folder / "checkpoint-10", keep, best)
+    assert sorted(step_of(path) for path in folder.iterdir()) == left
 
 
 class Planted:
