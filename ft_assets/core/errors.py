@@ -39,3 +39,7 @@ class MissingInput(FineTuneError):
 
 class WorkerFailed(FineTuneError):
     """A worker process ended without its artifact; carries its last lines."""
+
+
+class Diverged(FineTuneError):
+    """The loss or the gradient of a training is no longer a finite number."""

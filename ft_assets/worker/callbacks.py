@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from ft_assets.core.errors import FineTuneError
+from ft_assets.core.errors import Diverged
 from ft_assets.worker import checkpoints
 from ft_assets.worker.job import Job
 from ft_assets.worker.tracking import Tracker
@@ -54,7 +54,7 @@ class GuardLoss(TrainerCallback):
         for name in ("loss", "grad_norm"):
             value = (logs or {}).get(name)
             if value is not None and not math.isfinite(float(value)):
-                raise FineTuneError(
+                raise Diverged(
                     f"{name} is {value} at step {state.global_step}; lower learning_rate or max_grad_norm, "
                     "or look at the rows of this step"
                 )

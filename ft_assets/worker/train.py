@@ -5,13 +5,15 @@ needs the last adapter alone. The reward model starts from the SFT model with a 
 """
 
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import set_seed
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.worker import adapters, checkpoints
+from ft_assets.worker import adapters, checkpoints, trial
 from ft_assets.worker.callbacks import GuardLoss, ReportProgress, SignCheckpoints
 from ft_assets.worker.hardware import dtype_from_name, dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
@@ -23,6 +25,8 @@ def run(job: Job) -> None:
     placement = job.execution["placement"]
     device = pick_device(job.execution["device"])
     folder = job.scratch / "checkpoints"
+    if job.has("sft_sweep"):
+        job, folder = _with_best_trial(job)
     world = f"{placement['processes']} processes and ZeRO {placement['zero_stage']}"
     resume = checkpoints.newest(folder, world, say=job.progress)
     wanted = dtype_name(pick_dtype(device, job.execution["dtype"]))
@@ -37,6 +41,9 @@ def run(job: Job) -> None:
     trainer.add_callback(ReportProgress(job, tracker))
     trainer.add_callback(GuardLoss())
     trainer.add_callback(SignCheckpoints(dtype, resume.seconds, world))
+    if job.stage == "sft_trial":
+        trial.train(job, trainer, dtype, resume, tracker)
+        return
     trainer.train(resume_from_checkpoint=str(resume.checkpoint) if resume.checkpoint else None)
     if trainer.state.global_step < trainer.state.max_steps:
         raise FineTuneError(
@@ -44,6 +51,16 @@ def run(job: Job) -> None:
         )
     validation = trainer.evaluate() if trainer.eval_dataset is not None and len(trainer.eval_dataset) else {}
     _save(job, trainer, dtype, resume, validation, tracker)
+
+
+def _with_best_trial(job: Job) -> tuple[Job, Path]:
+    """The job with the settings of its sweep's best trial, and a folder for the checkpoints made with them: a sweep made
+    again may come to others.
+    """
+    best = job.input("sft_sweep").json("best.json")
+    chosen = {"sweep_trial": best["number"], "sweep_values": best["values"]}
+    settled = replace(job, identity=job.identity | best["settings"], fingerprinted=job.identity, metrics=chosen)
+    return settled, job.scratch / f"of-{best['fingerprint'][:16]}" / "checkpoints"
 
 
 def _join_ranks(placement: dict[str, Any], device: str) -> None:
@@ -90,5 +107,5 @@ def _save(
             staging.write_json("history.json", trainer.state.log_history)
             if trainer.args.deepspeed:
                 staging.write_json("deepspeed.json", trainer.args.deepspeed)
-            staging.metrics = metrics
+            staging.metrics = metrics | job.metrics
     tracker.finish(metrics)

@@ -25,6 +25,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.errors import FineTuneError
+from ft_assets.worker import trial
 from ft_assets.worker.adapters import policy_model, prepare_trained, reward_model
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_reward
@@ -104,7 +105,7 @@ def build(job: Job, device: str, dtype: torch.dtype, folder: Path) -> Any:
     tempfile.tempdir = str(job.scratch / ".temporary")
     Path(tempfile.tempdir).mkdir(exist_ok=True)
     stage = Stage(job, device, dtype, folder)
-    if job.stage in ("cpt_adapter", "sft_adapter"):
+    if job.stage in ("cpt_adapter", "sft_adapter", "sft_trial"):
         trainer = _sft(stage)
     elif job.stage == "reward_model":
         trainer = _reward(stage)
@@ -150,6 +151,7 @@ def training_arguments(job: Job, device: str, dtype: torch.dtype, folder: Path) 
         "dataloader_pin_memory": cuda,
         "ddp_find_unused_parameters": False,
         "deepspeed": deepspeed,
+        **trial.arguments(job),
     }
 
 
