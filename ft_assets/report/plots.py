@@ -163,7 +163,7 @@ def slices(found: list[dict[str, Any]]) -> Figure:
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
         if numbers and min(values) > 0 and max(values) / min(values) >= 20:
             axes.set_xscale("log")
-        elif all(isinstance(value, int) for value in values):
+        elif numbers and all(isinstance(value, int) for value in values):
             axes.xaxis.get_major_locator().set_params(integer=True)
         _dots(axes, found, values if numbers else [str(value) for value in values])
         axes.set(xlabel=name)

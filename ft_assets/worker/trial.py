@@ -72,9 +72,11 @@ def train(job: Job, trainer: Any, dtype: str, resume: Resume, tracker: Tracker) 
     except Diverged as error:
         diverged = str(error)
     done, total = trainer.state.global_step, trainer.state.max_steps
-    metrics = result(job, trainer.state.log_history, done, total, diverged)
-    if metrics["state"] == "complete" and done < total:
+    found = measured(job, trainer.state.log_history, total)
+    ended = None if diverged else ended_at(job, found)
+    if done < total and ended is None and not diverged:
         raise FineTuneError(f"training stopped at step {done} of {total}; run it again to resume")
+    metrics = result(job, found, ended, done, total, diverged)
     if job.rank == 0:
         with job.commit(seconds_before=resume.seconds) as staging:
             staging.execution |= {"dtype": dtype, "resumed_from_step": resume.step}
@@ -84,14 +86,14 @@ def train(job: Job, trainer: Any, dtype: str, resume: Resume, tracker: Tracker) 
     tracker.finish(metrics)
 
 
-def result(job: Job, history: list[dict[str, Any]], done: int, total: int, diverged: str) -> dict[str, Any]:
+def result(
+    job: Job, found: dict[int, tuple[int, float]], ended: int | None, done: int, total: int, diverged: str
+) -> dict[str, Any]:
     """What a trial came to, as :class:`ft_assets.core.trials.Trial` has it.
 
-    The log alone says where a trial was pruned: one that is killed between that and its commit does a step more when it
+    Where it was pruned is read from its log: one that is killed between that and its commit does a step more when it
     resumes.
     """
-    found = measured(job, history, total)
-    ended = None if diverged else ended_at(job, found)
     known = {at: entry for at, entry in found.items() if math.isfinite(entry[1]) and (ended is None or at <= ended)}
     return {
         "state": "diverged" if diverged else "complete" if ended is None else "pruned",
