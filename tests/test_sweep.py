@@ -1,7 +1,6 @@
 """A search for the settings of SFT, really run through the graph: its best trial's values are what is trained with."""
 
 import json
-from pathlib import Path
 
 import optuna
 import pytest

@@ -121,5 +121,5 @@ def test_a_trial_that_was_stopped_from_outside_is_not_committed(job):
 
 
 def test_without_validation_rows_no_trial_starts(job):
-    with pytest.raises(FineTuneError, match="data.split.validation"):
+    with pytest.raises(FineTuneError, match=r"data\.split\.validation"):
         trained(job, Steps([1.0], rows=0))
