@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator, 
 
 from ft_assets.core.cron import parse
 from ft_assets.recipes.strict import Strict
-from ft_assets.recipes.sweep import Sweep, check_spaces
+from ft_assets.recipes.sweep import Sweep, check_sweep
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
@@ -384,15 +384,8 @@ class Recipe(Strict):
     @field_validator("hyperparameters")
     @classmethod
     def _sweep_fits(cls, sweep: Sweep | None, info: ValidationInfo) -> Sweep | None:
-        if sweep is None or not {"data", "adapter", "cpt", "sft"} <= set(info.data):
-            return sweep
-        if info.data["sft"] is None:
-            raise ValueError("a sweep searches for the settings of sft, which the recipe leaves out")
-        if not info.data["data"].split.validation:
-            raise ValueError("a sweep compares trials on validation rows; give data.split.validation a share")
-        if sweep.search.adapter and info.data["cpt"]:
-            raise ValueError("search.adapter: sft goes on with the adapter of cpt; leave one of the two out")
-        check_spaces(sweep, info.data)
+        if sweep is not None and {"data", "adapter", "cpt", "sft"} <= set(info.data):
+            check_sweep(sweep, info.data)
         return sweep
 
     @model_validator(mode="after")

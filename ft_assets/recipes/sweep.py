@@ -93,18 +93,24 @@ class Sweep(Strict):
         return found
 
 
-def check_spaces(sweep: Sweep, parts: Mapping[str, Any]) -> None:
-    """Refuses a space whose values the field itself would refuse.
+def check_sweep(sweep: Sweep, recipe: Mapping[str, Any]) -> None:
+    """Refuses a sweep that the rest of the recipe does not fit, and a space whose values the field itself would refuse.
 
     Args:
-        parts: the recipe's ``sft`` and ``adapter``, which the spaces are about.
+        recipe: its ``data``, ``adapter``, ``cpt`` and ``sft``.
 
     Raises:
         ValueError: names the field, the value and what is allowed.
     """
+    if recipe["sft"] is None:
+        raise ValueError("a sweep searches for the settings of sft, which the recipe leaves out")
+    if not recipe["data"].split.validation:
+        raise ValueError("a sweep compares trials on validation rows; give data.split.validation a share")
+    if sweep.search.adapter and recipe["cpt"]:
+        raise ValueError("search.adapter: sft goes on with the adapter of cpt; leave one of the two out")
     for name, space in sweep.spaces().items():
         part, field = name.split(".")
-        base: BaseModel = parts[part]
+        base: BaseModel = recipe[part]
         fields = [known for known in type(base).model_fields if known != "method"]
         if field not in fields:
             raise ValueError(f"search.{name} is no field of {part}; allowed: {', '.join(fields)}")

@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ from ft_assets.core.errors import Diverged, FineTuneError
 from ft_assets.worker import trial
 from ft_assets.worker.checkpoints import Resume
 from ft_assets.worker.job import Job
+from ft_assets.worker.tracking import Tracker
 
 IDENTITY = {"eval_steps": 0.25, "stop_above": [None, 2.0, 2.0, None]}
 
@@ -123,3 +126,15 @@ def test_a_trial_that_was_stopped_from_outside_is_not_committed(job):
 def test_without_validation_rows_no_trial_starts(job):
     with pytest.raises(FineTuneError, match=r"data\.split\.validation"):
         trained(job, Steps([1.0], rows=0))
+
+
+def test_trials_of_a_sweep_are_one_group_of_runs(job, monkeypatch):
+    begun = []
+    stub = SimpleNamespace(init=lambda **settings: begun.append(settings), Settings=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    tracker = {"mode": "offline", "project": "p", "folder": "f"}
+    for number in (1, 2):
+        own = {"partition": "r", "tracker": tracker, "trial": f"trial {number} of 2", "group": "r sft_sweep abc"}
+        Tracker(replace(job, fingerprint=str(number) * 64, execution=own), {})
+    assert {run["group"] for run in begun} == {"r sft_sweep abc"}
+    assert len({run["id"] for run in begun}) == len({run["name"] for run in begun}) == 2
