@@ -102,3 +102,9 @@ def test_every_value_of_the_spaces_makes_a_recipe(share, r, size):
 def test_what_a_worker_is_told_reads_as_what_the_recipe_says():
     found = recipe({"sft": {"learning_rate": RATE, "global_batch_size": {"choices": [4, 8]}}}).hyperparameters
     assert Sweep.model_validate(found.model_dump()) == found
+
+
+def test_the_order_in_which_spaces_are_drawn_does_not_hang_on_how_they_are_written():
+    spaces = {"learning_rate": RATE, "global_batch_size": {"choices": [4, 8]}}
+    found, turned = (recipe({"sft": dict(order)}) for order in (spaces.items(), reversed(spaces.items())))
+    assert list(found.hyperparameters.spaces()) == list(turned.hyperparameters.spaces())
