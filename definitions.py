@@ -12,6 +12,7 @@ from ft_assets.assets import (
     quantized_model,
     reward_model,
     sft_adapter,
+    sft_sweep,
     tokenized_splits,
     training_plan,
 )
@@ -28,6 +29,7 @@ MODEL_MODULES = (
     tokenized_splits,
     training_plan,
     cpt_adapter,
+    sft_sweep,
     sft_adapter,
     reward_model,
     policy,

@@ -19,6 +19,7 @@ MODEL_ASSETS = (
     "tokenized_splits",
     "training_plan",
     "cpt_adapter",
+    "sft_sweep",
     "sft_adapter",
     "reward_model",
     "policy",
@@ -33,7 +34,9 @@ pytestmark = pytest.mark.graph
 
 def test_a_run_makes_every_asset_and_says_where_the_page_is(made: Workshop) -> None:
     assert {asset for asset, partition in filter(None, made.first) if partition == "tiny"} == set(MODEL_ASSETS)
-    assert {row["status"] for key, row in made.first.items() if key} == {"made"}
+    passing = made.first["sft_sweep", "tiny"]
+    assert (passing["status"], passing["key_metric"]) == ("passes through", "no search in the recipe")
+    assert {row["status"] for key, row in made.first.items() if key and row is not passing} == {"made"}
     page = made.first[None]["report"]
     assert page.endswith(".html")
     assert "<html" in Path(page).read_text(encoding="utf-8")
@@ -42,6 +45,7 @@ def test_a_run_makes_every_asset_and_says_where_the_page_is(made: Workshop) -> N
 def test_status_agrees_with_the_store(made: Workshop) -> None:
     states = made.status()
     assert set(MODEL_ASSETS) <= set(states)
+    assert states.pop("sft_sweep")["status"] == "passes cpt_adapter"
     assert {state["status"] for state in states.values()} == {"made"}
 
 
@@ -55,7 +59,7 @@ def test_a_second_run_makes_nothing_and_is_quick(made: Workshop, tmp_path) -> No
     shop = made.copy(tmp_path)
     started = time.monotonic()
     outcome = shop.run()
-    assert {row["status"] for key, row in outcome.items() if key} == {"reused"}
+    assert {row["status"] for key, row in outcome.items() if key} == {"reused", "passes through"}
     assert time.monotonic() - started < 30
 
 
@@ -63,7 +67,7 @@ def test_hardware_forks_nothing_but_the_plan(made: Workshop, tmp_path) -> None:
     shop = made.copy(tmp_path)
     shop.edit("checkpoint_every_steps: 2", "checkpoint_every_steps: 3, memory_gib: 16")
     outcome = shop.run()
-    assert {asset for asset, _ in filter(None, outcome) if outcome[asset, _]["status"] != "reused"} == {"training_plan"}
+    assert {asset for asset, _ in filter(None, outcome) if outcome[asset, _]["status"] == "made"} == {"training_plan"}
 
 
 def test_a_flipped_byte_is_named_and_the_artifact_made_again(made: Workshop, tmp_path) -> None:

@@ -46,3 +46,7 @@ class Stopped(FineTuneError):
 
 class WorkerFailed(FineTuneError):
     """A worker process ended without its artifact; carries its last lines."""
+
+
+class Diverged(FineTuneError):
+    """The loss or the gradient of a training is no longer a finite number."""

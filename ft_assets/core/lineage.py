@@ -22,6 +22,8 @@ CODE_VERSIONS = {
     "tokenized_splits": "5",
     "training_plan": "1",
     "cpt_adapter": "2",
+    "sft_trial": "1",
+    "sft_sweep": "1",
     "sft_adapter": "2",
     "reward_model": "2",
     "policy": "2",
@@ -38,6 +40,7 @@ MODEL_ASSETS = (
     "tokenized_splits",
     "training_plan",
     "cpt_adapter",
+    "sft_sweep",
     "sft_adapter",
     "reward_model",
     "policy",
@@ -46,6 +49,7 @@ MODEL_ASSETS = (
     "eval_report",
     "published_model",
 )
+BEST_TRIAL = "of the sweep's best trial"
 # What of ``data`` decides how a batch of a role is tokenized; text is cut into blocks after it is joined.
 PREPARED_BY = {
     "cpt": {"near_duplicates"},
@@ -158,19 +162,13 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     )
 
     common = {"seed": recipe.seed, "adapter": recipe.adapter.model_dump(), "max_length": recipe.data.max_length}
-    pass_through_parent = base
-    for name, settings in (("cpt_adapter", recipe.cpt), ("sft_adapter", recipe.sft)):
-        if settings is None:
-            pass_through(name, pass_through_parent)
-        else:
-            add(
-                name,
-                {**common, "training": settings.model_dump()},
-                base_model=base,
-                tokenized_splits=splits,
-                **_adapter(pass_through_parent),
-            )
-        pass_through_parent = made(name)
+    if recipe.cpt is None:
+        pass_through("cpt_adapter", base)
+    else:
+        settings = {**common, "training": recipe.cpt.model_dump()}
+        add("cpt_adapter", settings, base_model=base, tokenized_splits=splits)
+    cpt = made("cpt_adapter")
+    _add_sft(add, pass_through, recipe, common, {"base_model": base, "tokenized_splits": splits, **_adapter(cpt)}, cpt)
     sft = made("sft_adapter")
     if recipe.reward is None:
         pass_through("reward_model", sft)
@@ -251,6 +249,31 @@ def _adapter(parent: tuple[str, str]) -> dict[str, tuple[str, str]]:
     return {} if parent[0] == "base_model" else {"adapter": parent}
 
 
+def _add_sft(
+    add: Any,
+    pass_through: Any,
+    recipe: Recipe,
+    common: dict[str, Any],
+    upstream: dict[str, tuple[str, str]],
+    cpt: tuple[str, str],
+) -> None:
+    """``sft_sweep`` and ``sft_adapter``. The settings of an adapter that a sweep decides are known when the sweep is made;
+    its fingerprint is known before, as it names the sweep in their place.
+    """
+    if recipe.sft is None or recipe.hyperparameters is None:
+        pass_through("sft_sweep", cpt)
+    if recipe.sft is None:
+        pass_through("sft_adapter", cpt)
+        return
+    settings = {**common, "training": recipe.sft.model_dump()}
+    if recipe.hyperparameters is None:
+        add("sft_adapter", settings, **upstream)
+        return
+    sweep = add("sft_sweep", {**settings, "sweep": recipe.hyperparameters.model_dump()}, **upstream)
+    chosen = {**common, "adapter": BEST_TRIAL, "training": BEST_TRIAL}
+    add("sft_adapter", chosen, **upstream, sft_sweep=("sft_sweep", sweep.fingerprint))
+
+
 def _add_evaluation(add: Any, recipe: Recipe, base: tuple[str, str], splits: tuple[str, str], made: Any) -> None:
     # Continued pretraining teaches no task: it is a contestant only where nothing after it does.
     task = {"sft_adapter": recipe.sft, "policy": recipe.policy}
@@ -269,6 +292,7 @@ def _add_evaluation(add: Any, recipe: Recipe, base: tuple[str, str], splits: tup
         name: made(name)
         for name, wanted in (
             ("cpt_adapter", recipe.cpt),
+            ("sft_sweep", recipe.hyperparameters),
             ("sft_adapter", recipe.sft),
             ("reward_model", recipe.reward),
             ("policy", recipe.policy),

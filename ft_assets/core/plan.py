@@ -10,12 +10,13 @@ import json
 import math
 import re
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ft_assets.core.errors import FineTuneError
 from ft_assets.recipes.schema import Full, Lora, Policy, PromptTuning, Recipe, Training
+from ft_assets.recipes.sweep import Sweep
 
 GIB = 2**30
 WORKER_BYTES = int(0.9 * GIB)
@@ -162,7 +163,7 @@ def _is_target(name: str, target_modules: str | list[str]) -> bool:
 
 
 def plan_recipe(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]], device: str) -> list[StagePlan]:
-    """One plan per stage the recipe trains.
+    """One plan per stage the recipe trains; with a sweep, for the values that want most, and one for all trials in turn.
 
     Args:
         splits: of each training role: ``rows``, ``tokens`` and ``longest`` row.
@@ -171,6 +172,10 @@ def plan_recipe(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]],
     Raises:
         FineTuneError: not even one row at a time fits; says what would.
     """
+    sweep = recipe.hyperparameters
+    if sweep is not None:
+        _refuse_uneven_batches(recipe, sweep)
+        recipe = recipe.with_values(sweep.largest())
     parts = {"cpt": ("cpt", 1), "sft": ("sft", 1), "reward": ("preference", 2), "policy": (recipe.policy_role, 2)}
     plans = []
     for name, (part, sequences) in parts.items():
@@ -179,8 +184,21 @@ def plan_recipe(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]],
             rows = splits[part]
             if isinstance(settings, Policy) and part == "prompt":
                 rows = {**rows, "longest": rows["longest"] + settings.max_completion_length}
-            plans.append(_plan_stage(recipe, name, settings, shape, rows, sequences, device))
+            plan = _plan_stage(recipe, name, settings, shape, rows, sequences, device)
+            if sweep is not None and name == "sft":
+                seconds, cost = plan.seconds * sweep.n_trials, plan.cost_usd * sweep.n_trials
+                plans.append(replace(plan, stage="sft_sweep", seconds=round(seconds, 1), cost_usd=round(cost, 6)))
+            plans.append(plan)
     return plans
+
+
+def _refuse_uneven_batches(recipe: Recipe, sweep: Sweep) -> None:
+    processes, space = recipe.hardware.processes, sweep.search.sft.get("global_batch_size")
+    if uneven := [size for size in space.whole_numbers() if size % processes] if space else []:
+        raise FineTuneError(
+            f"hyperparameters.search.sft.global_batch_size may be {uneven[0]}, which is no multiple of "
+            f"hardware.processes {processes}; give choices, or low and step that are"
+        )
 
 
 def _plan_stage(

@@ -2,19 +2,25 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ft_assets.core.artifact import Artifact, ArtifactStore
 from ft_assets.core.batches import BatchState, recipe_batches
 from ft_assets.core.errors import MissingInput
 from ft_assets.core.lineage import Inputs, Stage, base_stage, model_stages
-from ft_assets.core.plan import StagePlan, plan_recipe, read_shape
+from ft_assets.core.plan import StagePlan, as_json, plan_recipe, read_shape
 from ft_assets.recipes.base import base_identity
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.schema import Recipe
 
-TRAINED_BY = {"cpt_adapter": "cpt", "sft_adapter": "sft", "reward_model": "reward", "policy": "policy"}
+TRAINED_BY = {
+    "cpt_adapter": "cpt",
+    "sft_sweep": "sft_sweep",
+    "sft_adapter": "sft",
+    "reward_model": "reward",
+    "policy": "policy",
+}
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,9 @@ def plans(run: RecipeRun) -> list[StagePlan]:
 
 
 def placement(run: RecipeRun, asset: str) -> dict[str, Any]:
-    """The plan's entry for an asset that trains."""
+    """The plan's entry for an asset that trains; of an SFT whose settings a sweep decides, the plan for those."""
     found: list[dict[str, Any]] = json.loads(run.artifact("training_plan").file("plan.json").read_text())
+    if asset == "sft_adapter" and run.recipe.hyperparameters is not None:
+        best = run.artifact("sft_sweep").json("best.json")
+        found = as_json(plans(replace(run, recipe=run.recipe.with_values(best["values"]))))
     return next(plan for plan in found if plan["stage"] == TRAINED_BY[asset])

@@ -6,9 +6,11 @@ stands in says which: :class:`Hardware` and :class:`Retrain` alone are execution
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from ft_assets.core.cron import parse
+from ft_assets.recipes.strict import Strict
+from ft_assets.recipes.sweep import Sweep, check_sweep
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
@@ -51,12 +53,6 @@ FIELDS = {
     "classification": ("text", "label"),
 }
 NESTED = ("messages", "sharegpt", "oasst")  # Their one field is a list or a tree, which cannot be joined of columns.
-
-
-class Strict(BaseModel):
-    """Refuses unknown fields and non-finite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Source(Strict):
@@ -297,6 +293,7 @@ class Hardware(Strict):
     ``checkpoint_every_steps`` or ``checkpoint_every_minutes``; where neither is given, every 10 steps, or less often where
     saving would take more than 3% of the time. The last ``keep_checkpoints`` stay.
     ``deepspeed`` is merged into the configuration that is made from the rest, for what DeepSpeed can do and has no field here.
+    ``parallel_trials`` of a sweep train at once, each with the memory and the processes given here.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -315,6 +312,7 @@ class Hardware(Strict):
     checkpoint_every_minutes: Annotated[float, Field(gt=0, le=10_000)] | None = None
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
     evaluation_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    parallel_trials: Annotated[int, Field(ge=1, le=1024)] = 1
 
     @model_validator(mode="after")
     def _deepspeed_has_what_it_needs(self) -> "Hardware":
@@ -381,6 +379,7 @@ class Recipe(Strict):
     sft: Training | None = None
     reward: Training | None = None
     policy: Policy | None = None
+    hyperparameters: Sweep | None = None
     quantize: list[Literal["nf4", "int8"]] = []
     evaluation: Evaluation
     publish: Publish
@@ -391,6 +390,25 @@ class Recipe(Strict):
     def policy_role(self) -> str:
         """The role of the rows that the policy is trained on."""
         return "prompt" if self.policy and self.policy.online and self.data.prompt else "preference"
+
+    def with_values(self, values: dict[str, Any]) -> "Recipe":
+        """This recipe with these values (``sft.learning_rate``, say) in place of its own, and without its sweep.
+
+        Raises:
+            ValidationError: they make no recipe.
+        """
+        body = self.model_dump(exclude={"hyperparameters"})
+        for name, value in values.items():
+            part, field = name.split(".")
+            body[part][field] = value
+        return Recipe.model_validate(body)
+
+    @field_validator("hyperparameters")
+    @classmethod
+    def _sweep_fits(cls, sweep: Sweep | None, info: ValidationInfo) -> Sweep | None:
+        if sweep is not None and {"data", "adapter", "cpt", "sft"} <= set(info.data):
+            check_sweep(sweep, info.data)
+        return sweep
 
     @model_validator(mode="after")
     def _stages_have_data(self) -> "Recipe":

@@ -51,6 +51,8 @@ def gather(recipe: Recipe, artifacts: dict[str, Artifact], batches: dict[str, Ar
             for name in ("cpt_adapter", "sft_adapter", "reward_model", "policy")
             if name in artifacts
         ],
+        # A page of a recipe without a sweep stays, byte for byte, what it was.
+        **({"sweep": artifacts["sft_sweep"].manifest.metrics} if "sft_sweep" in artifacts else {}),
         "data": [_batch(key, artifact) for key, artifact in sorted(batches.items())],
         "splits": artifacts["tokenized_splits"].manifest.metrics["parts"],
         "plan": artifacts["training_plan"].json("plan.json"),

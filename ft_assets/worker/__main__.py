@@ -16,6 +16,8 @@ MODULES = {
     "base_model": "base_model",
     "tokenized_splits": "splits",
     "cpt_adapter": "train",
+    "sft_sweep": "sweep",
+    "sft_trial": "train",
     "sft_adapter": "train",
     "reward_model": "train",
     "policy": "train",

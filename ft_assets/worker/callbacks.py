@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ft_assets.core.errors import FineTuneError
+from ft_assets.core.errors import Diverged, FineTuneError, Stopped
 from ft_assets.worker import checkpoints, ranks
 from ft_assets.worker.job import Job
 from ft_assets.worker.template import IGNORED
@@ -92,7 +92,7 @@ class GuardLoss(TrainerCallback):
                 at = rows_of_step(
                     train_dataloader, state.global_step, args.gradient_accumulation_steps, args.world_size
                 )
-                raise FineTuneError(f"{name} is {value} at step {state.global_step}{_told_of_rows(self.rows, at)}")
+                raise Diverged(f"{name} is {value} at step {state.global_step}{_told_of_rows(self.rows, at)}")
 
 
 def rows_of_step(loader: Any, step: int, accumulation: int, world: int) -> list[int]:
@@ -161,6 +161,21 @@ class KeepCheckpoints(TrainerCallback):
             control.should_save = True
         if self.stopped:
             control.should_training_stop = True
+
+    def check_finished(self, state: Any) -> None:
+        """After training.
+
+        Raises:
+            Stopped: SIGTERM ended it.
+            FineTuneError: something else did.
+        """
+        step, steps = state.global_step, state.max_steps
+        if step < steps and self.stopped:
+            raise Stopped(
+                f"stopped by SIGTERM at step {step} of {steps}; its checkpoint is written, run again to resume"
+            )
+        if step < steps:
+            raise FineTuneError(f"training stopped at step {step} of {steps}; run it again to resume")
 
     def _due(self, step: int) -> bool:
         passed = self.step_ended - self.saved

@@ -24,7 +24,11 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass
 class Job:
-    """One request: what to make (``identity`` alone decides it), from what, and how (``execution``)."""
+    """One request: what to make (``identity`` alone decides it), from what, and how (``execution``).
+
+    Where an input settles what the identity names by reference, ``identity`` is what came of it, ``fingerprinted`` what the
+    fingerprint is of, and ``metrics`` what the manifest says of it.
+    """
 
     stage: str
     fingerprint: str
@@ -36,6 +40,8 @@ class Job:
     progress_file: Path
     cache: Path
     started: float = field(default_factory=time.monotonic)
+    fingerprinted: dict[str, Any] | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> "Job":
@@ -90,6 +96,8 @@ class Job:
     def progress(self, note: str, step: int = 0, total: int = 0, **numbers: float | None) -> None:
         """Appends one line to the progress file; rank 0 alone speaks."""
         if self.rank == 0:
+            if "trial" in self.execution:
+                note = f"{self.execution['trial']}, {note}"
             line = {"t": time.time(), "stage": self.stage, "note": note, "step": step, "total": total, **numbers}
             self.progress_file.parent.mkdir(parents=True, exist_ok=True)
             with self.progress_file.open("a") as stream:
@@ -103,8 +111,9 @@ class Job:
             seconds_before: time spent on it by earlier attempts, which this one resumed.
         """
         upstream = {role: entry[1] for role, entry in self.upstream.items()}
+        identity = self.identity if self.fingerprinted is None else self.fingerprinted
         with self.store.write(
-            self.stage, self.fingerprint, code_version=self.code_version, identity=self.identity, upstream=upstream
+            self.stage, self.fingerprint, code_version=self.code_version, identity=identity, upstream=upstream
         ) as staging:
             staging.execution = dict(self.execution)
             staging.versions = dict(library_versions())

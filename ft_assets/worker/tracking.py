@@ -6,7 +6,7 @@ from ft_assets.worker.job import Job
 
 
 class Tracker:
-    """One W&B run per artifact, on rank 0; does nothing where tracking is disabled."""
+    """One W&B run per artifact, on rank 0; does nothing where tracking is disabled. The trials of a sweep are a group."""
 
     def __init__(self, job: Job, config: dict[str, Any]):
         self.run: Any = None
@@ -21,8 +21,8 @@ class Tracker:
             mode=settings["mode"],
             id=job.fingerprint[:32],
             resume="allow",
-            name=f"{job.execution['partition']} {job.stage}",
-            group=job.execution["partition"],
+            name=f"{job.execution['partition']} {job.execution.get('trial', job.stage)}",
+            group=job.execution.get("group", job.execution["partition"]),
             job_type=job.stage,
             config={"fingerprint": job.fingerprint, **config},
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),

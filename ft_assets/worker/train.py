@@ -5,13 +5,13 @@ needs the last adapter alone. The reward model starts from the SFT model with a 
 """
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
 from transformers import set_seed
 
-from ft_assets.core.errors import FineTuneError, Stopped
-from ft_assets.worker import adapters, checkpoints, ranks
+from ft_assets.worker import adapters, checkpoints, ranks, trial
 from ft_assets.worker.callbacks import GuardLoss, KeepCheckpoints, ReportProgress, UniversalOnce
 from ft_assets.worker.failures import explained
 from ft_assets.worker.hardware import dtype_from_name, dtype_name, pick_device, pick_dtype
@@ -25,6 +25,8 @@ def run(job: Job) -> None:
     placement = job.execution["placement"]
     device = pick_device(job.execution["device"])
     folder = job.scratch / "checkpoints"
+    if job.has("sft_sweep"):
+        job, folder = _with_best_trial(job)
     world = f"{placement['processes']} processes and ZeRO {placement['zero_stage']}"
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     ranks.join(placement, device)
@@ -45,17 +47,24 @@ def run(job: Job) -> None:
             trainer.add_callback(callback)
         if resume.converted:
             trainer.add_callback(UniversalOnce(trainer))
+        if job.stage == "sft_trial":
+            trial.train(job, trainer, keeper, dtype, resume, tracker)
+            return
         trainer.train(resume_from_checkpoint=str(resume.checkpoint) if resume.checkpoint else None)
-        step, steps = trainer.state.global_step, trainer.state.max_steps
-        if step < steps and keeper.stopped:
-            raise Stopped(
-                f"stopped by SIGTERM at step {step} of {steps}; its checkpoint is written, run again to resume"
-            )
-        if step < steps:
-            raise FineTuneError(f"training stopped at step {step} of {steps}; run it again to resume")
+        keeper.check_finished(trainer.state)
         speed = _speed(job, built, device, dtype_from_name(dtype))
         validation = trainer.evaluate() if trainer.eval_dataset is not None and len(trainer.eval_dataset) else {}
         _save(job, built, dtype, resume, speed | _validation(validation), tracker)
+
+
+def _with_best_trial(job: Job) -> tuple[Job, Path]:
+    """The job with the settings of its sweep's best trial, and a folder for the checkpoints made with them: a sweep made
+    again may come to others.
+    """
+    best = job.input("sft_sweep").json("best.json")
+    chosen = {"sweep_trial": best["number"], "sweep_values": best["values"]}
+    settled = replace(job, identity=job.identity | best["settings"], fingerprinted=job.identity, metrics=chosen)
+    return settled, job.scratch / f"of-{best['fingerprint'][:16]}" / "checkpoints"
 
 
 def _speed(job: Job, built: Built, device: str, dtype: torch.dtype) -> dict[str, float]:
@@ -98,5 +107,5 @@ def _save(
             staging.write_json("history.json", trainer.state.log_history)
             if trainer.args.deepspeed:
                 staging.write_json("deepspeed.json", trainer.args.deepspeed)
-            staging.metrics = metrics
+            staging.metrics = metrics | job.metrics
     tracker.finish(metrics)

@@ -26,7 +26,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.errors import FineTuneError
-from ft_assets.worker import lora_linear
+from ft_assets.worker import lora_linear, trial
 from ft_assets.worker.adapters import policy_model, prepare_trained, reward_model
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_reward
@@ -79,9 +79,7 @@ class Stage:
         self.base = job.input("base_model")
         self.start: Artifact | None = job.input("adapter") if job.has("adapter") else None
         self.tokenizer = load_tokenizer(self.base.folder)
-        self.packed = (
-            bool(self.shards("sft_train")) and job.stage == "sft_adapter" and _is_packed(self.rows("sft_train"))
-        )
+        self.packed = job.stage in ("sft_adapter", "sft_trial") and "seq_lengths" in self.rows("sft_train").column_names
         self.kernels = kernels(device, self.packed, job.execution["placement"]["zero_stage"])
         self.arguments = training_arguments(job, device, dtype, folder)
         self.arguments["use_liger_kernel"] = self.kernels.use_liger_kernel
@@ -99,12 +97,9 @@ class Stage:
         """The model of the stage before, beside the one that is trained; none where PEFT keeps a copy of the adapter."""
         return self.model().eval() if self.job.identity["adapter"]["method"] == "full" else None
 
-    def shards(self, name: str) -> list[Path]:
-        return self.job.input("tokenized_splits").below(name)
-
     def rows(self, name: str, *columns: str) -> Dataset:
         """Rows of a part of the splits, mapped into memory; all columns where none is named."""
-        shards = self.shards(name)
+        shards = self.job.input("tokenized_splits").below(name)
         if not shards:
             return Dataset.from_dict({})
         rows = concatenate_datasets([Dataset.from_file(str(file)) for file in shards])
@@ -121,10 +116,6 @@ class Stage:
         return rows
 
 
-def _is_packed(rows: Dataset) -> bool:
-    return "seq_lengths" in rows.column_names
-
-
 def build(job: Job, device: str, dtype: torch.dtype, folder: Path) -> Built:
     """The trainer of a job.
 
@@ -138,7 +129,7 @@ def build(job: Job, device: str, dtype: torch.dtype, folder: Path) -> Built:
     tempfile.tempdir = str(job.scratch / ".temporary")
     Path(tempfile.tempdir).mkdir(exist_ok=True)
     stage = Stage(job, device, dtype, folder)
-    if job.stage in ("cpt_adapter", "sft_adapter"):
+    if job.stage in ("cpt_adapter", "sft_adapter", "sft_trial"):
         trainer = _sft(stage)
     elif job.stage == "reward_model":
         trainer = _reward(stage)
@@ -186,6 +177,7 @@ def training_arguments(job: Job, device: str, dtype: torch.dtype, folder: Path) 
         "dataloader_pin_memory": cuda,
         "ddp_find_unused_parameters": False,
         "deepspeed": deepspeed,
+        **trial.arguments(job),
     }
 
 

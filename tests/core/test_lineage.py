@@ -12,7 +12,8 @@ PUBLISHED = {"published_model"}
 EVALUATED = {"evaluation", "eval_report"} | PUBLISHED
 MERGED = {"merged_model", "quantized_model"} | EVALUATED
 SFT = {"sft_adapter", "reward_model", "policy"} | MERGED
-TRAINED = {"cpt_adapter"} | SFT
+# Without a sweep sft_sweep is the adapter before it.
+TRAINED = {"cpt_adapter", "sft_sweep"} | SFT
 SPLITS = {"tokenized_splits"} | TRAINED
 
 
@@ -50,6 +51,21 @@ def batches_remade(before, after):
     return {name for name, stage in after.items() if ":" in name and stage.fingerprint not in had}
 
 
+SWEEP = {
+    "search": {
+        "sft": {"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}, "global_batch_size": {"choices": [4, 8]}}
+    },
+    "n_trials": 20,
+    "n_startup_trials": 5,
+    "eval_steps": 0.25,
+    "pruner": "median",
+}
+
+
+def swept(document, **more):
+    return {**document, "hyperparameters": {**SWEEP, **more}}
+
+
 @pytest.fixture
 def demo():
     return shipped("demo")
@@ -66,7 +82,7 @@ def test_equal_inputs_give_equal_fingerprints(demo):
 
 
 def test_two_stages_never_share_a_fingerprint_unless_one_passes(demo):
-    found = [stage.fingerprint for stage in stages(demo).values()]
+    found = [stage.fingerprint for stage in stages(demo).values() if not stage.passes]
     assert len(set(found)) == len(found)
 
 
@@ -90,11 +106,12 @@ def test_each_input_of_a_stage_is_a_stage_or_came_in(demo):
         ("zero_stage", 3),
         ("checkpoint_every_steps", 7),
         ("evaluation_batch_size", 1),
+        ("parallel_trials", 8),
     ],
 )
-@pytest.mark.parametrize("recipe", ["demo", "demo_rloo"])
+@pytest.mark.parametrize("recipe", ["demo", "demo_rloo", "sweep"])
 def test_hardware_changes_no_fingerprint(recipe, field, value):
-    document = shipped(recipe)
+    document = swept(shipped("demo")) if recipe == "sweep" else shipped(recipe)
     assert remade(stages(document), stages(changed_document(document, f"hardware.{field}", value))) == set()
 
 
@@ -235,6 +252,34 @@ def test_the_reward_recipe_reaches_an_online_policy_only(demo):
         assert ("policy" in after, "merged_model" in after) == (reached, reached)
 
 
+def test_a_sweep_is_read_by_what_follows_sft_alone(demo):
+    before, after = stages(demo), stages(swept(demo))
+    assert remade(before, after) == {"sft_sweep"} | SFT
+    assert after["sft_adapter"].upstream["sft_sweep"] == ("sft_sweep", after["sft_sweep"].fingerprint)
+    assert after["sft_sweep"].upstream.items() < after["sft_adapter"].upstream.items()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("search", {"sft": {"learning_rate": {"low": 1e-5, "high": 2e-3, "log": True}}}),
+        ("search", {"sft": {"learning_rate": {"low": 1e-5, "high": 1e-3}, "global_batch_size": {"choices": [4, 8]}}}),
+        ("n_trials", 21),
+        ("n_startup_trials", 6),
+        ("eval_steps", 0.2),
+        ("pruner", "none"),
+    ],
+)
+def test_another_search_re_makes_the_sweep_and_what_follows(demo, field, value):
+    assert remade(stages(swept(demo)), stages(swept(demo, **{field: value}))) == {"sft_sweep"} | SFT
+
+
+def test_the_order_in_which_spaces_are_written_changes_nothing(demo):
+    spaces = SWEEP["search"]["sft"]
+    turned = {"sft": dict(reversed(spaces.items()))}
+    assert remade(stages(swept(demo)), stages(swept(demo, search=turned))) == set()
+
+
 def without(document, *names):
     return {key: value for key, value in document.items() if key not in names}
 
@@ -243,6 +288,8 @@ def without(document, *names):
     ("omitted", "stage", "stands_in"),
     [
         (["cpt"], "cpt_adapter", "base_model"),
+        ([], "sft_sweep", "cpt_adapter"),
+        (["cpt"], "sft_sweep", "base_model"),
         (["sft"], "sft_adapter", "cpt_adapter"),
         (["reward"], "reward_model", "sft_adapter"),
         (["policy"], "policy", "sft_adapter"),

@@ -265,3 +265,27 @@ def test_cost_is_time_at_the_price():
     assert [plan.cost_usd for plan in free] == [0] * 4
     for plan in paid:
         assert plan.cost_usd == pytest.approx(plan.seconds * 0.01, rel=0.01, abs=1e-3)
+
+
+def with_sweep(**hardware):
+    spaces = {
+        "sft": {"num_train_epochs": {"low": 1, "high": 3}, "global_batch_size": {"choices": [6, 8]}},
+        "adapter": {"r": {"choices": [64, 4]}},
+    }
+    more = {"search": spaces, "n_trials": 5, "n_startup_trials": 2, "eval_steps": 0.5, "pruner": "median"}
+    document = {**recipe(**hardware).model_dump(), "cpt": None, "reward": None, "policy": None}
+    return Recipe.model_validate({**document, "hyperparameters": more})
+
+
+def test_a_sweep_is_planned_for_the_largest_values_it_may_try():
+    swept, largest = with_sweep(), {"sft.num_train_epochs": 3, "sft.global_batch_size": 8, "adapter.r": 64}
+    sweep, sft = plan_recipe(swept, SMALL, SPLITS, "cpu")
+    assert (sweep.stage, sft.stage) == ("sft_sweep", "sft")
+    assert [sft] == plan_recipe(swept.with_values(largest), SMALL, SPLITS, "cpu")
+    assert sweep.peak_bytes == sft.peak_bytes
+    assert sweep.seconds == pytest.approx(5 * sft.seconds, abs=0.1)
+
+
+def test_a_batch_that_a_sweep_may_try_and_the_processes_cannot_share_is_refused():
+    with pytest.raises(FineTuneError, match=r"search\.sft\.global_batch_size may be 6.*hardware\.processes 4"):
+        plan_recipe(with_sweep(processes=4), SMALL, SPLITS, "cpu")
