@@ -125,8 +125,8 @@ def _trl(run: RecipeRun, rows: Path, side: str, steps: int, folder: Path) -> lis
 
 
 def _speed(log: list[dict[str, Any]], side: str) -> float:
-    """Tokens that are no padding per second of the training loop."""
-    seconds = next(entry["train_runtime"] for entry in log if "train_runtime" in entry)
+    """Tokens that are no padding per second of the training loop; each line of the log has the seconds until then."""
+    seconds = next(entry["train_runtime"] for entry in log if "train_loss" in entry)
     tokens = max(entry["num_tokens"] for entry in log if "num_tokens" in entry)
     print(f"  {side}: {tokens:,.0f} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s", flush=True)
     return float(tokens / seconds)
