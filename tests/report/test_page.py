@@ -49,10 +49,10 @@ def test_the_page_names_the_sweep_that_chose_the_settings(made: Workshop) -> Non
     facts = json.loads((made.artifact("eval_report") / "report.json").read_text())
     assert "The settings of SFT are those of" not in render(facts)
     states = {"trials": 20, "complete": 12, "pruned": 7, "diverged": 1}
-    best = {"best_trial": 7, "best_loss": 1.2345, "best_values": {"sft.learning_rate": 0.00012345, "adapter.r": 8}}
+    best = {"best_trial": 7, "best_loss": 1.234, "best_values": {"sft.learning_rate": 0.000125, "adapter.r": 8}}
     html = render({**facts, "sweep": {**states, **best}})
     assert "trial 7 of 20 (12 complete, 7 pruned, 1 diverged)" in html
-    assert "1.234: sft.learning_rate 0.0001235, adapter.r 8." in html
+    assert "1.234: sft.learning_rate 0.000125, adapter.r 8." in html
 
 
 def test_the_verdict_follows_the_intervals() -> None:
