@@ -1,7 +1,7 @@
 """Training stages run in this process on the tiny model, over splits of the test's own."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -53,12 +53,13 @@ class School:
 
     splitter: Splitter
     data: dict[str, Any]
+    batches: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: BATCHES)
 
     def stages(self) -> dict[str, Stage]:
-        return self.splitter.stages(BATCHES, **self.data)
+        return self.splitter.stages(self.batches, **self.data)
 
     def splits(self) -> Splits:
-        return self.splitter.make(BATCHES, **self.data)
+        return self.splitter.make(self.batches, **self.data)
 
     def train(self, name: str, **execution: Any) -> Artifact:
         """The artifact of a stage, made now with those it stands on, where they are not there yet."""
