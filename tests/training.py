@@ -1,7 +1,9 @@
 """Training stages run in this process on the tiny model, over splits of the test's own."""
 
+import json
 import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ BATCHES = {
     **TEST,
 }
 STEPS = 20
+GOLDEN = Path(__file__).parent / "golden" / "runs.json"
 PLACEMENT = {
     "processes": 1,
     "micro_batch": 2,
@@ -83,3 +86,8 @@ class School:
 
 def losses(artifact: Artifact) -> list[float]:
     return [entry["loss"] for entry in artifact.json("history.json") if "loss" in entry]
+
+
+def recorded(name: str) -> dict[str, list[float]]:
+    """Loss and gradient norm of each step of a run of ``test_methods``, as they were recorded."""
+    return json.loads(GOLDEN.read_text())["runs"][name]

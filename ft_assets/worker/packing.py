@@ -16,6 +16,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 from ft_assets.core.errors import FineTuneError
 from ft_assets.worker.template import IGNORED
@@ -45,6 +46,13 @@ class PackedCollator:
         return {name: torch.tensor(values) for name, values in columns.items()}
 
 
+class TryPacking(TrainerCallback):
+    """Runs :func:`refuse_bleeding` when all is in its place: the model on its device, its weights with their ranks."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        refuse_bleeding(model, args.per_device_train_batch_size)
+
+
 def refuse_bleeding(model: Any, rows: int) -> None:
     """Runs short conversations apart and packed.
 
@@ -58,7 +66,7 @@ def refuse_bleeding(model: Any, rows: int) -> None:
     probe = PROBE[:rows]
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():  # ZeRO-3 gathers weights on the way, which inference mode would spoil for training
         together = _logits(model, collate([_row(conversations) for conversations in probe]))
         apart = [
             torch.cat([_logits(model, collate([_row([ids])]))[0] for ids in conversations]) for conversations in probe

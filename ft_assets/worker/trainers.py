@@ -30,7 +30,7 @@ from ft_assets.worker import lora_linear, trial
 from ft_assets.worker.adapters import policy_model, prepare_trained, reward_model
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_reward
-from ft_assets.worker.packing import PackedCollator, refuse_bleeding
+from ft_assets.worker.packing import PackedCollator, TryPacking
 from ft_assets.worker.speed import Counter, Kernels, kernels
 from ft_assets.worker.template import IGNORED
 from ft_assets.worker.tokenizer import load_tokenizer
@@ -201,12 +201,12 @@ def _sft(stage: Stage) -> Any:
     )
     model, train = stage.model(), stage.training_rows(part, "input_ids", "labels")
     if stage.packed:
-        refuse_bleeding(model, settings.per_device_train_batch_size)
         model.config.use_cache = False
     return SFTTrainer(
         model=model,
         processing_class=stage.tokenizer,
         data_collator=PackedCollator(stage.tokenizer.pad_token_id) if stage.packed else None,
+        callbacks=[TryPacking()] if stage.packed else None,
         args=settings,
         train_dataset=train,
         eval_dataset=stage.rows(f"{part}_validation", "input_ids", "labels"),

@@ -6,14 +6,13 @@ transformers and PEFT load.
 
 import json
 import platform
-from pathlib import Path
 
 import bitsandbytes as bnb
 import pytest
 import torch
 from peft import PeftModel
 from splitting import Splitter, pair, talk
-from training import LORA, School, losses, settings
+from training import GOLDEN, LORA, School, losses, recorded, settings
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from ft_assets.core.errors import FineTuneError
@@ -21,7 +20,6 @@ from ft_assets.worker import adapters, trainers
 from ft_assets.worker.models import check_base, load_trained, without_peft
 from ft_assets.worker.template import IGNORED
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "runs.json"
 # Another chip or another order of additions moves a loss by 1e-6; another mask, template or seed by 1e-2 and more.
 TOLERANCE = 2e-3
 
@@ -96,10 +94,6 @@ def differs(found, recorded):
     loss = max(abs(a - b) for a, b in zip(found["loss"], recorded["loss"], strict=True))
     norm = max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(found["grad_norm"], recorded["grad_norm"], strict=True))
     return max(loss, norm)
-
-
-def recorded(name):
-    return json.loads(GOLDEN.read_text())["runs"][name]
 
 
 @pytest.mark.parametrize("name", CASES)
