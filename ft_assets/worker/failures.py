@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from safetensors import SafetensorError
 
 from ft_assets.core.advice import memory_advice
 from ft_assets.core.errors import FineTuneError
@@ -28,21 +27,24 @@ def explained(job: Job) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError, MemoryError) as error:
+    except FineTuneError:
+        raise
+    except KeyError as error:
+        if "metric_for_best_model" not in str(error):
+            raise
+        raise FineTuneError(f"{job.stage}: {error.args[0]}") from error
+    except Exception as error:  # tokenizers has no narrower one for a full disk
         if _no_memory(error):
             advice = memory_advice(job.execution["placement"], job.execution["memory_gib"])
             raise FineTuneError(f"{job.stage}: out of memory ({_first_line(error)}). {advice}") from error
         if _full_disk(error):
             free = shutil.disk_usage(job.scratch).free
             raise FineTuneError(
-                f"{job.stage}: what was to be saved could not be written: the disk of {job.scratch} is full, {free} bytes are free "
-                f"({_first_line(error)}). Free some space and run again: it resumes from the last whole checkpoint"
+                f"{job.stage}: what was to be saved could not be written: the disk of {job.scratch} is full, "
+                f"{free} bytes are free ({_first_line(error)}). "
+                "Free some space and run again: it resumes from the last whole checkpoint"
             ) from error
         raise
-    except KeyError as error:
-        if "metric_for_best_model" not in str(error):
-            raise
-        raise FineTuneError(f"{job.stage}: {error.args[0]}") from error
 
 
 def _first_line(error: BaseException) -> str:
