@@ -46,16 +46,6 @@ def test_packed_rows_train_with_the_variable_length_kernel(tmp_path, tiny_base, 
     assert losses(made) == pytest.approx(packed_on_cpu[method], abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("zero_stage", [2, 3])
-def test_deepspeed_in_bfloat16_learns_the_same(tmp_path, tiny_base, monkeypatch, zero_stage):
-    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29611"}
-    for name, value in group.items():
-        monkeypatch.setenv(name, value)
-    spread = {**GPU, "placement": {"zero_stage": zero_stage}}
-    found = losses(school(tmp_path, tiny_base, FULL).train("sft_adapter", **spread))
-    assert found == pytest.approx(recorded("sft-full")["loss"], abs=TOLERANCE)
-
-
 def test_what_was_measured_is_of_the_gpu(tmp_path, tiny_base):
     metrics = school(tmp_path, tiny_base, LORA).train("sft_adapter", **GPU).manifest.metrics
     assert 0 < metrics["peak_memory_bytes"] < 2e9
@@ -70,3 +60,14 @@ def test_policies_and_reward_models_train_on_a_gpu(tmp_path, tiny_base):
     ):
         made = School(Splitter(tmp_path, tiny_base, settings(LORA, **stages)), {})
         assert len(losses(made.train("policy", **GPU))) == STEPS
+
+
+# The last: transformers tells accelerate of DeepSpeed through the environment of the process.
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_deepspeed_in_bfloat16_learns_the_same(tmp_path, tiny_base, monkeypatch, zero_stage):
+    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29611"}
+    for name, value in group.items():
+        monkeypatch.setenv(name, value)
+    spread = {**GPU, "placement": {"zero_stage": zero_stage}}
+    found = losses(school(tmp_path, tiny_base, FULL).train("sft_adapter", **spread))
+    assert found == pytest.approx(recorded("sft-full")["loss"], abs=TOLERANCE)
