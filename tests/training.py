@@ -38,6 +38,7 @@ EXECUTION = {
     "dtype": "float32",
     "deepspeed": {},
     "torch_compile": False,
+    "full_determinism": False,
     "tracker": {"mode": "disabled"},
     "memory_gib": 8.0,
     **Hardware(checkpoint_every_steps=1000).checkpoints(),

@@ -141,6 +141,7 @@ def make_stage_in_worker(
             "memory_gib": hardware.memory_gib,
             "deepspeed": hardware.deepspeed,
             "torch_compile": hardware.torch_compile,
+            "full_determinism": hardware.full_determinism,
             **hardware.checkpoints(),
             **(execution or {}),
         },

@@ -307,6 +307,7 @@ class Hardware(Strict):
     offload_param: Literal["none", "cpu"] = "none"
     activation_checkpointing: bool = False
     torch_compile: bool = False
+    full_determinism: bool = False
     deepspeed: dict[str, Any] = {}
     checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     checkpoint_every_minutes: Annotated[float, Field(gt=0, le=10_000)] | None = None

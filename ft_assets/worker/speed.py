@@ -30,7 +30,7 @@ def kernels(device: str, packed: bool, zero_stage: int) -> Kernels:
     return Kernels(
         attn_implementation=varlen.register() if cuda and packed else "sdpa",
         use_liger_kernel=cuda and importlib.util.find_spec("liger_kernel") is not None,
-        fused_lora=cuda and zero_stage < 3,
+        fused_lora=zero_stage < 3,
     )
 
 

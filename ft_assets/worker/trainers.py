@@ -168,6 +168,7 @@ def training_arguments(job: Job, device: str, dtype: torch.dtype, folder: Path) 
         "fp16": cuda and dtype is torch.float16,
         "activation_checkpointing": placement["activation_checkpointing"],
         "torch_compile": job.execution["torch_compile"],
+        "full_determinism": job.execution["full_determinism"],
         "include_num_input_tokens_seen": "non_padding",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,

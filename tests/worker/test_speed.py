@@ -67,7 +67,8 @@ def test_utilization_counts_four_operations_with_an_adapter_and_six_without():
 @pytest.mark.parametrize(
     ("device", "packed", "zero_stage", "expected"),
     [
-        ("cpu", True, 0, ("sdpa", False)),
+        ("cpu", True, 0, ("sdpa", True)),
+        ("cpu", False, 3, ("sdpa", False)),
         ("cuda", True, 0, ("torch_varlen", True)),
         ("cuda", False, 2, ("sdpa", True)),
         ("cuda", True, 3, ("torch_varlen", False)),
