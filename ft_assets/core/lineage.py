@@ -28,7 +28,7 @@ CODE_VERSIONS = {
     "reward_model": "2",
     "policy": "2",
     "merged_model": "1",
-    "quantized_model": "1",
+    "quantized_model": "2",
     "evaluation": "1",
     "eval_report": "1",
     "published_model": "1",

@@ -34,6 +34,7 @@ from ft_assets.worker.models import (
     quantization_config,
 )
 
+PIECE = "4GB"  # of a model's weights in one file
 HEAD = "score"  # what transformers calls the head of a model that classifies
 
 
@@ -132,7 +133,7 @@ def save(job: Job, model: Any, tokenizer: Any, state: dict[str, Any] | None, sta
     else:
         model = model.to(torch.bfloat16)
     model.config.use_cache = True
-    model.save_pretrained(staging.folder, state_dict=state)
+    model.save_pretrained(staging.folder, state_dict=state, max_shard_size=PIECE)
     tokenizer.save_pretrained(staging.folder)
 
 
