@@ -128,13 +128,25 @@ def frozen_bytes(recipe: Recipe, shape: Shape, device: str) -> int:
     return (shape.parameters - quantized) * plain + int(quantized * (bits or 0) / 8)
 
 
-def _activation_bytes(recipe: Recipe) -> int:
-    """Activations kept for the backward pass, in bytes per token, layer and hidden unit."""
-    if recipe.hardware.activation_checkpointing:
-        return CHECKPOINTED
+def _beside_bytes(recipe: Recipe, settings: Training, shape: Shape, device: str) -> int:
+    """Models that are held beside the one that is trained: a whole reference, where no adapter can be left out to be it, and
+    the reward model of an online policy.
+    """
+    if not isinstance(settings, Policy):
+        return 0
+    reference = isinstance(recipe.adapter, Full) and settings.method != "orpo" and settings.beta > 0
+    scores = shape.parameters * (4 if device == "cpu" else 2) if settings.online else 0
+    return scores + (4 * shape.parameters if reference else 0)
+
+
+def _activation_bytes(recipe: Recipe, shape: Shape) -> int:
+    """Activations kept for the backward pass, in bytes per token; with checkpointing those of the layer at hand, too."""
+    kept = FULL
     if isinstance(recipe.adapter, Lora):
-        return LORA_WITH_DROPOUT if recipe.adapter.lora_dropout else LORA
-    return FULL
+        kept = LORA_WITH_DROPOUT if recipe.adapter.lora_dropout else LORA
+    if recipe.hardware.activation_checkpointing:
+        return shape.hidden * (CHECKPOINTED * shape.layers + kept)
+    return shape.hidden * kept * shape.layers
 
 
 def lora_parameters(shape: Shape, r: int, target_modules: str | list[str]) -> int:
@@ -211,16 +223,15 @@ def _plan_stage(
             f"hardware.processes {hardware.processes}"
         )
     per_process = settings.global_batch_size // hardware.processes
-    weights = frozen_bytes(recipe, shape, device)
+    weights = frozen_bytes(recipe, shape, device) + _beside_bytes(recipe, settings, shape, device)
     trainable = trainable_parameters(recipe, shape) * 16
     longest = max(1, part["longest"])
     if isinstance(recipe.adapter, PromptTuning):
         longest += recipe.adapter.num_virtual_tokens
-    coefficient = _activation_bytes(recipe)
     row_bytes = (
         sequences
         * longest
-        * (coefficient * shape.hidden * shape.layers * (2 if device == "cpu" else 1) + 3 * 4 * shape.vocabulary)
+        * (_activation_bytes(recipe, shape) * (2 if device == "cpu" else 1) + 3 * 4 * shape.vocabulary)
     )
     room = hardware.memory_gib * GIB * MARGIN - WORKER_BYTES - weights - trainable
     if room < row_bytes:
