@@ -17,6 +17,7 @@ import typer
 
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.errors import CorruptArtifact, FineTuneError, MissingInput, Problem, RecipeError
+from ft_assets.core.garbage import collect_rarely
 from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS
 from ft_assets.core.recipe_run import base_of, plans, stages_of
 from ft_assets.recipes.load import Catalog, add_file, named_sources
@@ -300,6 +301,9 @@ def _fail(error: FineTuneError, code: int) -> NoReturn:
 
 def main() -> None:
     """Entry point of the ``ft`` command."""
+    collect_rarely()
+    # Where it is installed, for tests, pandera would import it: a fifth of what a small batch's validation takes.
+    sys.modules.setdefault("hypothesis", None)  # type: ignore[arg-type]
     try:
         app()
     except RecipeError as error:

@@ -7,7 +7,7 @@ ingests each batch the recipe names and then runs the model assets for the recip
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from definitions import build
 from ft_assets.assets import raw_corpus, validated_dataset
-from ft_assets.automation.runs import close_dead_runs, process_tag
+from ft_assets.automation.runs import book_held_open, close_dead_runs, process_tag
 from ft_assets.core.batches import RAW, batch_state, withdraw_gone
 from ft_assets.core.errors import CorruptArtifact
 from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS
@@ -29,7 +29,9 @@ from ft_assets.core.watching import look
 from ft_assets.recipes.load import Catalog
 from ft_assets.terminal import Screen
 from resources.environment import Settings, prepare_dagster_home
+from resources.launcher import standing_by
 
+SPLITS = "tokenized_splits"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -102,14 +104,20 @@ def _run_all(
         instance.add_dynamic_partitions("source_batch", keys)
         runner = _Runner(definitions, instance, found.home / "runs", screen, outcome)
         unchanged = {} if until == "raw_corpus" else _unchanged(found, catalog, instance, keys)
-        for key in keys:
-            if key in unchanged:
-                for row in unchanged[key]:
-                    runner.row(row)
-            elif not runner.go("ingest", key, DATA_ASSETS[: 1 if until == "raw_corpus" else 2]):
-                return
-        if until not in DATA_ASSETS:
-            runner.go("fine_tune", name, _upstream(until))
+        wanted = () if until in DATA_ASSETS else _upstream(until)
+        run_id = make_new_run_id()
+        with ExitStack() as ahead:
+            if SPLITS in wanted and len(unchanged) < len(keys):
+                threads = catalog.recipe(name).hardware.threads_per_process
+                ahead.enter_context(standing_by(found.home / "runs" / run_id / SPLITS, threads))
+            for key in keys:
+                if key in unchanged:
+                    for row in unchanged[key]:
+                        runner.row(row)
+                elif not runner.go("ingest", key, DATA_ASSETS[: 1 if until == "raw_corpus" else 2]):
+                    return
+            if wanted:
+                runner.go("fine_tune", name, wanted, run_id)
 
 
 def _unchanged(
@@ -186,11 +194,11 @@ class _Runner:
             outcome,
         )
 
-    def go(self, job: str, partition: str, assets: tuple[str, ...]) -> bool:
+    def go(self, job: str, partition: str, assets: tuple[str, ...], run_id: str | None = None) -> bool:
         """Runs a job for one partition; says whether what follows may run."""
-        run_id = make_new_run_id()
+        run_id = run_id or make_new_run_id()
         self.instance.add_event_listener(run_id, lambda entry: self._event(entry.dagster_event, partition))
-        with self._following(run_id):
+        with book_held_open(self.instance, run_id), self._following(run_id):
             try:
                 self.definitions.resolve_job_def(job).execute_in_process(
                     instance=self.instance,

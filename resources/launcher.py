@@ -32,6 +32,10 @@ LOG_EVERY_SECONDS = 15.0
 KILL_SECONDS = 5.0
 TAIL_LINES = 50
 LITTLE_SPACE_BYTES = 2**30
+WAIT = Path("--wait")  # in the place of a request's path: it comes through standard input
+
+# By the folder of the run and stage they are for; each runs until it is taken, or nobody can want it any more.
+_waiting: dict[Path, subprocess.Popen[bytes]] = {}
 
 
 class LocalLauncher(dg.ConfigurableResource):
@@ -68,19 +72,13 @@ class LocalLauncher(dg.ConfigurableResource):
         (folder / "request.json").write_text(json.dumps(request, indent=1))
         with _session(context, folder) as session:
             env = {**os.environ, **worker_environment(processes, threads), **session.get_bootstrap_env_vars()}
-            with (folder / "output.log").open("ab") as output:
-                process = subprocess.Popen(
-                    worker_command(request["stage"], folder / "request.json", processes),
-                    env=env,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,  # a terminal's interrupt is for this process, which asks the worker to end
-                )
-                try:
-                    self._watch(context, process, folder)
-                finally:
-                    end_process_tree(process, self.grace_seconds)
+            process = _waiting_worker(folder, folder / "request.json") or _start(
+                worker_command(request["stage"], folder / "request.json", processes), env, folder, subprocess.DEVNULL
+            )
+            try:
+                self._watch(context, process, folder)
+            finally:
+                end_process_tree(process, self.grace_seconds)
         if process.returncode != 0:
             raise WorkerFailed(_failure_text(request, process.returncode, folder))
         return folder
@@ -94,9 +92,9 @@ class LocalLauncher(dg.ConfigurableResource):
         last_line = ""
         said, silent_polls, stopped_polls = 0, 0, 0
         for polls in itertools.count(1):
-            if process.poll() is not None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
                 return
-            time.sleep(POLL_SECONDS)
             if polls % LOOK_EVERY_POLLS == 0:
                 stopped = _stopped(process)
                 stopped_polls = stopped_polls + LOOK_EVERY_POLLS if stopped else 0
@@ -160,6 +158,56 @@ def worker_environment(processes: int | None, threads: int | None) -> dict[str, 
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "BITSANDBYTES_NOWELCOME": "1",
     }
+
+
+@contextmanager
+def standing_by(folder: Path, threads: int | None) -> Iterator[None]:
+    """Keeps a worker ready whose imports, which take longer than a small batch's work, are done before its request is known.
+
+    A launcher in this process takes it for the run whose folder this is. One that nobody took is ended.
+
+    Args:
+        folder: where the run's launcher will have the stage's files, ``runs/RUN_ID/STAGE``; of a stage that does not train.
+        threads: as in :meth:`LocalLauncher.run`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, **worker_environment(None, threads)}
+    _waiting[folder] = process = _start(worker_command(folder.name, WAIT, None), env, folder, subprocess.PIPE)
+    try:
+        yield
+    finally:
+        if _waiting.pop(folder, None) is not None:
+            with process:
+                process.kill()
+            shutil.rmtree(folder)
+            with suppress(OSError):  # another stage's files are there
+                folder.parent.rmdir()
+
+
+def _waiting_worker(folder: Path, request: Path) -> subprocess.Popen[bytes] | None:
+    """The worker that waits for this folder's request, which it gets; None where there is none, or it has ended."""
+    process = _waiting.pop(folder, None)
+    if process is None or process.stdin is None:
+        return None
+    try:
+        with process.stdin as pipe:
+            pipe.write(f"{request}\n".encode())
+    except BrokenPipeError:  # what it died of, the one that is started in its place tells
+        process.wait()
+        return None
+    return process
+
+
+def _start(command: list[str], env: dict[str, str], folder: Path, stdin: int) -> subprocess.Popen[bytes]:
+    with (folder / "output.log").open("ab") as output:
+        return subprocess.Popen(
+            command,
+            env=env,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=stdin,
+            start_new_session=True,  # a terminal's interrupt is for this process, which asks the worker to end
+        )
 
 
 def _bytes_said(folder: Path) -> int:

@@ -29,6 +29,22 @@ def test_definitions_load_in_under_three_seconds_without_heavy_libraries(tmp_pat
     assert seconds < 3
 
 
+def test_the_command_validates_without_what_pandera_imports_for_tests_alone() -> None:
+    code = """
+import sys, polars
+from ft_assets import cli
+cli.app = lambda: None
+cli.main()
+from ft_assets.core.rows import _schema_faults, schema_for
+from ft_assets.recipes.schema import Source
+source = Source(kind="text", location="here", format="text", licence="MIT")
+print(*_schema_faults([{"text": "good"}, {"text": " "}], schema_for(source)))
+print(*[name for name in sys.modules if name.startswith("hypothesis.")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]
+
+
 def test_dg_accepts_the_project() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dagster_dg_cli.cli", "check", "defs", "--no-check-yaml"],

@@ -4,10 +4,12 @@ A file may hold ``sources:`` (name to source), a recipe, or both. Several folder
 once only.
 """
 
+import copy
 import difflib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
@@ -327,31 +329,42 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     Raises:
         RecipeError: not UTF-8, not YAML, a key given twice, too large or too deep, or not a mapping.
     """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(file, 1, "file", str(error), "a readable UTF-8 YAML file") from error
+    document, lines = _parsed(file, text)
+    return copy.deepcopy(document), lines
 
-    def problem(line: int, what: str, found: str, allowed: str) -> RecipeError:
-        return RecipeError([Problem(str(file), line, what, found, allowed)])
 
+# Every asset of a run reads the catalog anew, and PyYAML takes its time.
+@lru_cache(maxsize=256)
+def _parsed(file: Path, text: str) -> tuple[dict[str, Any], dict[Location, int]]:
     lines: dict[Location, int] = {}
     try:
-        node = yaml.compose(file.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
         if not isinstance(node, yaml.MappingNode):
-            raise problem(1, "file", "no mapping", "a recipe, sources, or both")
+            raise _unreadable(file, 1, "file", "no mapping", "a recipe, sources, or both")
         for where, line in _walk(node, ()):
             if where in lines:
                 found = f"the key a second time (first on line {lines[where]})"
-                raise problem(line, _dotted(where), found, "each key once")
+                raise _unreadable(file, line, _dotted(where), found, "each key once")
             lines[where] = line
             if len(lines) > MAX_FIELDS:
-                raise problem(line, "YAML", f"more than {MAX_FIELDS} values, with those that aliases repeat", "fewer")
+                found = f"more than {MAX_FIELDS} values, with those that aliases repeat"
+                raise _unreadable(file, line, "YAML", found, "fewer")
         return _Loader("").construct_document(node), lines
-    except (OSError, UnicodeDecodeError) as error:
-        raise problem(1, "file", str(error), "a readable UTF-8 YAML file") from error
     except RecursionError as error:
-        raise problem(1, "YAML", "values nested too deeply, or inside themselves", "valid YAML") from error
+        found = "values nested too deeply, or inside themselves"
+        raise _unreadable(file, 1, "YAML", found, "valid YAML") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         found = getattr(error, "problem", None) or str(error)
-        raise problem(mark.line + 1 if mark else 1, "YAML", found, "valid YAML") from error
+        raise _unreadable(file, mark.line + 1 if mark else 1, "YAML", found, "valid YAML") from error
+
+
+def _unreadable(file: Path, line: int, what: str, found: str, allowed: str) -> RecipeError:
+    return RecipeError([Problem(str(file), line, what, found, allowed)])
 
 
 def _walk(node: yaml.Node, where: Location) -> Iterator[tuple[Location, int]]:

@@ -1,5 +1,8 @@
 """``python -m ft_assets.worker STAGE request.json``: makes one artifact.
 
+With ``--wait`` for a path it imports what the stage needs and then reads the path from standard input; where that closes
+without one, nobody needs it.
+
 Ends with 0 when the artifact is in the store, with 2 for something the user can mend, with 75 when it was asked to end and
 can go on where it stopped, with 1 for anything else.
 """
@@ -8,8 +11,10 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from ft_assets.core.errors import STOPPED, FineTuneError, Stopped
+from ft_assets.core.garbage import collect_rarely, collected_rarely
 from ft_assets.worker.job import Job, die_with_parent, one_at_a_time
 
 MODULES = {
@@ -30,9 +35,14 @@ MODULES = {
 WITHOUT_TORCH = ("tokenized_splits",)
 
 
-def main(stage: str, request: Path) -> int:
+def main(stage: str, request: str) -> int:
     die_with_parent()
-    job = Job.read(request)
+    if request == "--wait":
+        module(stage)
+        request = sys.stdin.readline().rstrip("\n")
+        if not request:
+            return 0
+    job = Job.read(Path(request))
     try:
         if "RANK" in os.environ:
             work(stage, job)
@@ -48,10 +58,18 @@ def main(stage: str, request: Path) -> int:
 
 def work(stage: str, job: Job) -> None:
     job.progress("starting")
+    module(stage).run(job)
+
+
+def module(stage: str) -> ModuleType:
+    name = f"ft_assets.worker.{MODULES[stage]}"
     if stage in WITHOUT_TORCH:
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    importlib.import_module(f"ft_assets.worker.{MODULES[stage]}").run(job)
+        collect_rarely()
+        return importlib.import_module(name)
+    with collected_rarely():  # later garbage may hold tensors
+        return importlib.import_module(name)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(main(sys.argv[1], sys.argv[2]))

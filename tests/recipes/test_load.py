@@ -84,6 +84,16 @@ def test_files_without_a_fault_have_no_problem(folder):
     assert list(catalog.batches("held_out")) == ["2026-01"]
 
 
+def test_a_catalog_that_is_read_again_is_as_the_files_are_and_shares_nothing_with_the_first(folder):
+    first = load_catalog([folder])
+    first.drafts[folder / "mine.yaml"]["data"]["sft"].append("other")
+    again = load_catalog([folder])
+    assert again.drafts[folder / "mine.yaml"]["data"]["sft"] == ["rows"]
+    assert (again.problems, sorted(again.sources)) == ([], ["held_out", "rows"])
+    replace(folder / "mine.yaml", "seed: 1", "seed: 2")
+    assert load_catalog([folder]).recipe("mine").seed == 2
+
+
 def test_the_shipped_recipes_have_no_problem():
     catalog = load_catalog([SHIPPED])
     assert catalog.problems == []

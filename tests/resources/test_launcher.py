@@ -1,15 +1,18 @@
 """The launcher waits for a worker as long as it can go on, and no longer."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import dagster as dg
 import psutil
 import pytest
+from conftest import ROOT
+from waiting import until
 
 from ft_assets.core.errors import WorkerFailed
 from resources import launcher
-from resources.launcher import LocalLauncher
+from resources.launcher import WAIT, LocalLauncher, standing_by, worker_command
 
 WITH_A_STOPPED_CHILD = """
 import signal, subprocess, sys
@@ -113,3 +116,79 @@ def test_a_killed_worker_is_told_of_with_the_numbers_of_its_plan(
     assert "by the kernel because memory ran out" in str(error)
     assert "micro-batch 4, rows of up to 64 tokens" in str(error)
     assert "Set hardware.memory_gib" in str(error)
+
+
+READS_ITS_REQUEST = "import os, sys; print(os.getpid(), sys.stdin.readline(), flush=True)"
+WAITS_AND_PRINTS_ITS_ID = """
+import sys, time
+from pathlib import Path
+from resources import launcher
+with launcher.standing_by(Path(sys.argv[1]) / "run" / "tokenized_splits", 1):
+    print(*(process.pid for process in launcher._waiting.values()), flush=True)
+    time.sleep(600)
+"""
+
+
+@dg.asset
+def taking(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    folder = Path(context.run_tags["folder"])
+    here = LocalLauncher(runs=str(folder / "runs"), cache=str(folder / "cache"))
+    store = {"url": str(folder), "local": str(folder)}
+    here.run(context, {"stage": "sft_adapter", "store": store, "execution": {}}, None, None)
+    return dg.MaterializeResult()
+
+
+def take(folder: Path, run_id: str) -> str:
+    """What the worker of a run says."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = dg.Definitions(assets=[taking]).resolve_implicit_global_asset_job_def()
+        assert job.execute_in_process(instance=instance, run_id=run_id, tags={"folder": str(folder)}).success
+    return (folder / "runs" / run_id / "sft_adapter" / "output.log").read_text()
+
+
+RUN = "11111111-1111-4111-8111-111111111111"
+
+
+def test_a_run_takes_the_worker_that_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "worker_command", lambda *_: [sys.executable, "-c", READS_ITS_REQUEST])
+    folder = tmp_path / "runs" / RUN / "sft_adapter"
+    with standing_by(folder, None):
+        [waits] = launcher._waiting.values()
+        assert take(tmp_path, RUN).split() == [str(waits.pid), str(folder / "request.json")]
+        assert launcher._waiting == {}
+    assert (folder / "output.log").is_file()
+
+
+def test_a_worker_that_died_while_it_waited_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = {True: "raise SystemExit('it broke')", False: "print('started anew')"}
+    monkeypatch.setattr(
+        launcher, "worker_command", lambda _, request, __: [sys.executable, "-c", codes[request == WAIT]]
+    )
+    with standing_by(tmp_path / "runs" / RUN / "sft_adapter", None):
+        [waits] = launcher._waiting.values()
+        waits.wait()
+        assert take(tmp_path, RUN).split("\n") == ["it broke", "started anew", ""]
+
+
+def test_a_worker_that_nobody_took_is_ended_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "worker_command", lambda *_: [sys.executable, "-c", DEAF])
+    folder = tmp_path / "runs" / RUN / "sft_adapter"
+    with standing_by(folder, None):
+        [waits] = launcher._waiting.values()
+        until(lambda: (folder / "output.log").read_text() == "ready\n", 20, "the worker's start")
+    assert waits.returncode is not None
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_worker_that_waits_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITS_AND_PRINTS_ITS_ID, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        waits = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    until(lambda: not waits.is_running() or waits.status() == psutil.STATUS_ZOMBIE, 60, "the worker's end")
+
+
+def test_a_worker_whose_request_never_comes_ends_well(tmp_path: Path) -> None:
+    done = subprocess.run(worker_command("tokenized_splits", WAIT, None), cwd=ROOT, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0
