@@ -1,5 +1,6 @@
 """The launcher waits for a worker as long as it can go on, and no longer."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -176,7 +177,7 @@ def test_a_worker_that_nobody_took_is_ended_and_leaves_nothing(tmp_path: Path, m
     with standing_by(folder, None):
         [waits] = launcher._waiting.values()
         until(lambda: (folder / "output.log").read_text() == "ready\n", 20, "the worker's start")
-    assert waits.returncode is not None
+    assert waits.returncode == -signal.SIGKILL
     assert list((tmp_path / "runs").iterdir()) == []
 
 
