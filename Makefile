@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export FT_HOME ?= $(CURDIR)/.ft
 
-.PHONY: bench-data bench-gpu bench-train demo test test-faults check lint ui lock bench clean debian
+.PHONY: bench-data bench-gpu bench-train demo test test-slow test-faults check lint ui lock bench clean debian
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,11 +22,15 @@ demo: $(READY)
 test: $(READY)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
+# The longer ones: two ranks at each ZeRO stage, sweeps, SIGTERM, the best checkpoint.
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -m slow -n auto --maxprocesses 2 --dist loadgroup
+
 # Kills and breaks running trainings, one after the other; FT_FAULT_SEED chooses where.
 test-faults: $(READY)
 	@$(BIN)/python -m pytest -m faults -s
 
-check: $(READY) debian lint test
+check: $(READY) debian lint test test-slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ from conftest import Workshop
 from driving import Training
 from waiting import until
 
-pytestmark = pytest.mark.graph
+pytestmark = [pytest.mark.graph, pytest.mark.slow]
 # More entropy counts as better (transformers: whatever does not end in "loss"), and training takes it away.
 BEST = {
     "training": {

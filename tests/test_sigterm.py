@@ -13,7 +13,7 @@ from waiting import until
 
 from ft_assets.core.canonical import sha256_file
 
-pytestmark = pytest.mark.graph
+pytestmark = [pytest.mark.graph, pytest.mark.slow]
 LONG = {"training": {"num_train_epochs": 8.0}, "checkpoint_every_steps": 50}
 
 

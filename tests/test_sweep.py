@@ -7,7 +7,7 @@ import pytest
 from conftest import Workshop
 from waiting import until
 
-pytestmark = pytest.mark.graph
+pytestmark = [pytest.mark.graph, pytest.mark.slow]
 # Long enough to be killed in the middle of a trial.
 SFT = "sft: {{learning_rate: 1.0e-3, global_batch_size: 2, num_train_epochs: {}}}"
 CPT = "cpt: {learning_rate: 1.0e-3, global_batch_size: 2, num_train_epochs: 1}\n"

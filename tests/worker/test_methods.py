@@ -20,6 +20,9 @@ from ft_assets.worker import adapters, trainers
 from ft_assets.worker.models import check_base, load_trained, without_peft
 from ft_assets.worker.template import IGNORED
 
+# A case is trained once, for all tests of one process.
+pytestmark = pytest.mark.xdist_group("methods")
+
 # Another chip or another order of additions moves a loss by 1e-6; another mask, template or seed by 1e-2 and more.
 TOLERANCE = 2e-3
 

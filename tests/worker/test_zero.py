@@ -17,7 +17,13 @@ from transformers import AutoModelForCausalLM
 from ft_assets.core.errors import FineTuneError
 from ft_assets.worker.zero import deepspeed_config
 
-pytestmark = pytest.mark.graph
+
+# What two ranks make is made once, for all tests of one process.
+def marked(test):
+    for mark in (pytest.mark.graph, pytest.mark.slow, pytest.mark.xdist_group("ranks")):
+        test = mark(test)
+    return test
+
 
 TESTS = Path(__file__).parent.parent
 FULL = {"method": "full"}
@@ -91,6 +97,7 @@ def together(alone, tmp_path_factory, tiny_base):
     return {case: splitter.store.open(stage, digest) for case, (splitter, stage, digest) in places.items()}
 
 
+@marked
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_learn_what_one_process_learns(alone, together, case):
     recipe = case.partition(",")[0]
@@ -99,6 +106,7 @@ def test_two_ranks_learn_what_one_process_learns(alone, together, case):
     np.testing.assert_allclose(two, one, atol=LOSS_TOLERANCE)
 
 
+@marked
 @pytest.mark.parametrize("case", CASES)
 def test_the_weights_are_gathered_whole(alone, together, case):
     one = alone[1][case.partition(",")[0]]
@@ -119,12 +127,14 @@ def _weights(file, framework="np"):
     return {name: tensor.float().numpy() for name, tensor in load_bfloat16(file).items()}
 
 
+@marked
 def test_a_model_gathered_from_ranks_answers_as_plain_transformers_loads_it(together):
     model = AutoModelForCausalLM.from_pretrained(together["sft-full, ZeRO 3"].folder, dtype=torch.float32)
     with torch.inference_mode():
         assert torch.isfinite(model(input_ids=torch.tensor([[1, 40, 50]])).logits).all()
 
 
+@marked
 @pytest.mark.parametrize("case", [case for case in CASES if "ZeRO 0" not in case])
 def test_the_configuration_lies_beside_the_artifact(together, case):
     zero = together[case].json("deepspeed.json")["zero_optimization"]
