@@ -72,21 +72,20 @@ def test_two_runs_of_one_fingerprint_end_with_one_artifact(long_sft: Workshop) -
     fingerprint = long_sft.status()["sft_adapter"]["fingerprint"]
     folders = [path.name for path in (long_sft.home / "store" / "artifacts" / "sft_adapter").iterdir()]
     assert [name[:12] for name in folders].count(fingerprint) == 1
-    assert all(row["status"] in ("made", "reused") for outcome in outcomes for row in outcome["rows"])
+    assert all(row["status"] in ("made", "reused", "passes through") for outcome in outcomes for row in outcome["rows"])
     assert not list((long_sft.home / "store" / ".staging").iterdir())
 
 
-@pytest.mark.parametrize("zero_stage", [2, 3])
-def test_two_ranks_under_deepspeed_train_the_same_model(made: Workshop, tmp_path, zero_stage: int) -> None:
+def test_two_ranks_under_deepspeed_train_the_same_model(made: Workshop, tmp_path) -> None:
     alone = load_file(made.artifact("sft_adapter") / "adapter_model.safetensors")
     shop = made.copy(tmp_path)
     shop.forget("sft_adapter")
-    shop.edit("checkpoint_every_steps: 2", f"checkpoint_every_steps: 50, processes: 2, zero_stage: {zero_stage}")
+    shop.edit("checkpoint_every_steps: 2", "checkpoint_every_steps: 50, processes: 2, zero_stage: 2")
     shop.run("--until", "sft_adapter")
     manifest = json.loads((shop.artifact("sft_adapter") / "manifest.json").read_text())
     assert manifest["execution"]["placement"]["processes"] == 2
     config = json.loads((shop.artifact("sft_adapter") / "deepspeed.json").read_text())
-    assert config["zero_optimization"]["stage"] == zero_stage
+    assert config["zero_optimization"]["stage"] == 2
     spread = load_file(shop.artifact("sft_adapter") / "adapter_model.safetensors")
     assert set(spread) == set(alone)
     for name, tensor in alone.items():
