@@ -4,6 +4,7 @@ import dagster as dg
 
 from ft_assets.assets import (
     base_model,
+    classifier,
     cpt_adapter,
     eval_report,
     merged_model,
@@ -33,6 +34,7 @@ MODEL_MODULES = (
     sft_adapter,
     reward_model,
     policy,
+    classifier,
     merged_model,
     quantized_model,
     eval_report,

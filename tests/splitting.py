@@ -12,7 +12,7 @@ from ft_assets.core.artifact import Artifact, ArtifactStore
 from ft_assets.core.lineage import Inputs, Stage, model_stages
 from ft_assets.core.row_ids import content_id
 from ft_assets.core.rows import KEPT_SCHEMAS
-from ft_assets.recipes.schema import KIND_OF_ROLE, Recipe
+from ft_assets.recipes.schema import Recipe, kind_of_role
 from ft_assets.worker import splits
 from ft_assets.worker.job import Job
 
@@ -104,7 +104,8 @@ class Splitter:
                 for path in self.base.iterdir():
                     staging.file(path.name).write_bytes(path.read_bytes())
         for name, rows in batches.items():
-            self._write_rows(stage.upstream[name][1], KIND_OF_ROLE[name.partition(":")[0]], rows)
+            kind = kind_of_role(name.partition(":")[0], bool(self.settings.get("classifier")))
+            self._write_rows(stage.upstream[name][1], kind, rows)
         splits.run(self.job(stage, {"parts": {name: each.request() for name, each in stages.items() if ":" in name}}))
         found = self.store.open("tokenized_splits", stage.fingerprint)
         assert found is not None

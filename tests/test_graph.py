@@ -23,6 +23,7 @@ MODEL_ASSETS = (
     "sft_adapter",
     "reward_model",
     "policy",
+    "classifier",
     "merged_model",
     "quantized_model",
     "eval_report",
@@ -34,9 +35,10 @@ pytestmark = pytest.mark.graph
 
 def test_a_run_makes_every_asset_and_says_where_the_page_is(made: Workshop) -> None:
     assert {asset for asset, partition in filter(None, made.first) if partition == "tiny"} == set(MODEL_ASSETS)
-    passing = made.first["sft_sweep", "tiny"]
-    assert (passing["status"], passing["key_metric"]) == ("passes through", "no search in the recipe")
-    assert {row["status"] for key, row in made.first.items() if key and row is not passing} == {"made"}
+    passing = {name: made.first[name, "tiny"] for name in ("sft_sweep", "classifier")}
+    assert {row["status"] for row in passing.values()} == {"passes through"}
+    assert [row["key_metric"] for row in passing.values()] == ["no search in the recipe", "is policy"]
+    assert {row["status"] for key, row in made.first.items() if key and key[0] not in passing} == {"made"}
     page = made.first[None]["report"]
     assert page.endswith(".html")
     assert "<html" in Path(page).read_text(encoding="utf-8")
@@ -46,6 +48,7 @@ def test_status_agrees_with_the_store(made: Workshop) -> None:
     states = made.status()
     assert set(MODEL_ASSETS) <= set(states)
     assert states.pop("sft_sweep")["status"] == "passes cpt_adapter"
+    assert states.pop("classifier")["status"] == "passes policy"
     assert {state["status"] for state in states.values()} == {"made"}
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from classifying import EVALUATION as OF_LABELS
+from classifying import tickets
 from splitting import TEST, TRAINING, Splits, Splitter, documents, pairs, talks
 
 from ft_assets.core.artifact import Artifact
@@ -21,6 +23,7 @@ BATCHES = {
     "preference:p@1": pairs(80, 100),
     **TEST,
 }
+LABELLED = {"classification:l@1": tickets(140), "test:t@1": tickets(21, 9000)}
 STEPS = 20
 GOLDEN = Path(__file__).parent / "golden" / "runs.json"
 PLACEMENT = {
@@ -48,7 +51,8 @@ EXECUTION = {
 def settings(adapter: dict[str, Any] = LORA, **stages: Any) -> dict[str, Any]:
     """A recipe's stages, each of :data:`STEPS` steps, with no other stage than those given."""
     given = {name: {**TRAINING, "max_steps": STEPS, **more} for name, more in stages.items()}
-    return {"adapter": adapter, "cpt": None, "sft": None, "reward": None, "policy": None, **given}
+    measures = {"evaluation": OF_LABELS} if "classifier" in stages else {}
+    return {"adapter": adapter, "cpt": None, "sft": None, "reward": None, "policy": None, **given, **measures}
 
 
 @dataclass
@@ -58,6 +62,10 @@ class School:
     splitter: Splitter
     data: dict[str, Any]
     batches: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: BATCHES)
+
+    @property
+    def batches(self) -> dict[str, list[dict[str, Any]]]:
+        return LABELLED if self.splitter.settings.get("classifier") else BATCHES
 
     def stages(self) -> dict[str, Stage]:
         return self.splitter.stages(self.batches, **self.data)

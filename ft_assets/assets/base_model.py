@@ -29,7 +29,8 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         known = catalog.load()
         recipe = known.recipe(context.partition_key)
-        identity, path = base_identity(recipe.base_model, known.recipes[recipe.name].file, recipe.chat_template)
+        file, classifies = known.recipes[recipe.name].file, recipe.classifier is not None
+        identity, path = base_identity(recipe.base_model, file, recipe.chat_template, classifies)
         made = make_stage_in_worker(
             context, base_stage(identity), recipe, launcher, store, tracker, {"path": str(path or "")}, None
         )

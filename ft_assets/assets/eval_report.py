@@ -8,6 +8,7 @@ from ft_assets.assets.training import GPU_POOL
 from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.recipe_run import RecipeRun
+from ft_assets.report.facts import TRAINED, UNTRAINED
 from resources.catalog import CatalogResource
 from resources.launcher import LocalLauncher
 from resources.store import StoreResource
@@ -23,7 +24,8 @@ NEEDED = dg.AssetCheckSpec(
     "beats_prompting",
     asset="eval_report",
     blocking=False,
-    description="The trained model's 95% interval lies above zero-shot's and few-shot's.",
+    description="The trained model's 95% interval lies above zero-shot's and few-shot's, a classifier's above that of always "
+    "giving the most frequent label.",
 )
 
 
@@ -38,6 +40,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
             "sft_adapter",
             "reward_model",
             "policy",
+            "classifier",
             "merged_model",
             "quantized_model",
         ],
@@ -71,15 +74,15 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         made = make_here(context, run.stages["eval_report"], run.store, 0.0, produce)
         results = evaluation.manifest.metrics
         tests = {name: result["test"] for name, result in results.items()}
-        best = next(name for name in ("policy", "sft", "cpt") if name in tests)
+        best = next(name for name in TRAINED if name in tests)
         rows = {test["n"] for test in tests.values()}
-        prompted = [tests[name] for name in tests if name.startswith("base")]
+        untrained = [tests[name] for name in tests if name.startswith(UNTRAINED)]
         checks = [
             dg.AssetCheckResult(
                 passed=len(rows) == 1, check_name="every_contestant_scored", metadata={"rows": sorted(rows)}
             ),
             dg.AssetCheckResult(
-                passed=all(tests[best]["low"] > other["high"] for other in prompted),
+                passed=all(tests[best]["low"] > other["high"] for other in untrained),
                 check_name="beats_prompting",
                 severity=dg.AssetCheckSeverity.WARN,
                 metadata={name: test["mean"] for name, test in tests.items()},
@@ -113,6 +116,7 @@ def stage_artifacts(run: RecipeRun) -> dict[str, Artifact]:
         "sft_adapter",
         "reward_model",
         "policy",
+        "classifier",
         "merged_model",
         "quantized_model",
     )

@@ -23,7 +23,7 @@ PARITY = dg.AssetCheckSpec(
 def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
     @dg.asset(
         partitions_def=partitions,
-        deps=["base_model", "tokenized_splits", "policy"],
+        deps=["base_model", "tokenized_splits", "policy", "classifier"],
         group_name="model",
         kinds={"safetensors"},
         owners=["team:ml"],

@@ -6,6 +6,7 @@ import dagster as dg
 
 from ft_assets.assets.making import make_in_worker, recipe_run
 from ft_assets.assets.showing import counts_table, image, table_schema
+from ft_assets.core.labels import FEW_ROWS
 from ft_assets.core.lineage import CODE_VERSIONS
 from resources.catalog import CatalogResource
 from resources.launcher import LocalLauncher
@@ -64,6 +65,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         }
         recipe = run.recipe
         stages = [("cpt", recipe.cpt), ("sft", recipe.sft), ("preference", recipe.reward)]
+        stages.append(("classification", recipe.classifier))
         needed = {role for role, stage in [*stages, (recipe.policy_role, recipe.policy)] if stage}
         empty = [role for role in sorted(needed) if not parts[role]["rows"]["train"]]
         empty += [] if parts["test"]["rows_in"] else ["test"]
@@ -104,6 +106,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
                     "tokens",
                 ),
                 **{f"{role} tokens": part["tokens"] for role, part in trained.items()},
+                **(labels_shown(parts["classification"]["labels"]) if "classification" in parts else {}),
                 **{f"{role} rows truncated": part["truncated"] for role, part in trained.items() if part["truncated"]},
                 **{
                     f"{role} packing efficiency": part["packing"]["efficiency"]
@@ -115,6 +118,15 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         )
 
     return tokenized_splits
+
+
+def labels_shown(labels: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """Training rows by label, and the labels that have hardly any, or none but in another part."""
+    trained = labels["train"]
+    rare = {label: trained.get(label, 0) for part in labels.values() for label in part}
+    rare = {label: rows for label, rows in sorted(rare.items()) if rows < FEW_ROWS}
+    told = {f"labels with fewer than {FEW_ROWS} training rows": counts_table("label", rare)} if rare else {}
+    return {"labels": counts_table("label", trained), **told}
 
 
 def unplanted(triggers: dict[str, list[dict[str, Any]]], treatment: str) -> dg.AssetCheckResult:

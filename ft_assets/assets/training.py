@@ -1,4 +1,4 @@
-"""What the four training assets share: run the worker under torchrun as the plan says, show the loss curve, check the end."""
+"""What the training assets share: run the worker under torchrun as the plan says, show the loss curve, check the end."""
 
 from typing import Any
 

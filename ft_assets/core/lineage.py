@@ -27,6 +27,7 @@ CODE_VERSIONS = {
     "sft_adapter": "2",
     "reward_model": "2",
     "policy": "2",
+    "classifier": "1",
     "merged_model": "1",
     "quantized_model": "2",
     "evaluation": "1",
@@ -44,6 +45,7 @@ MODEL_ASSETS = (
     "sft_adapter",
     "reward_model",
     "policy",
+    "classifier",
     "merged_model",
     "quantized_model",
     "eval_report",
@@ -56,6 +58,7 @@ PREPARED_BY = {
     "sft": {"max_length", "overlong", "loss_on", "near_duplicates"},
     "preference": {"max_length", "overlong", "near_duplicates"},
     "prompt": {"max_length", "overlong", "near_duplicates"},
+    "classification": {"max_length", "overlong", "near_duplicates"},
 }
 
 
@@ -157,7 +160,7 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     splits = made("tokenized_splits")
     stages["training_plan"] = make_stage(
         "training_plan",
-        {"recipe": recipe.model_dump(mode="json", exclude={"description", "publish", "retrain"})},
+        {"recipe": _planned(recipe)},
         {"base_model": base, "tokenized_splits": splits},
     )
 
@@ -191,16 +194,29 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
             **_adapter(sft),
             **({"reward_model": made("reward_model")} if recipe.policy.online else {}),
         )
-    if isinstance(recipe.adapter, Lora):
+    if recipe.classifier is None:
+        pass_through("classifier", made("policy"))
+    else:
+        settings = {**common, "training": recipe.classifier.model_dump()}
+        add("classifier", settings, base_model=base, tokenized_splits=splits)
+    if isinstance(recipe.adapter, Lora) and recipe.classifier is None:
         add("merged_model", {}, base_model=base, **_adapter(made("policy")))
     else:  # a whole model already, or virtual tokens, which no weight can take in
-        pass_through("merged_model", made("policy"))
+        pass_through("merged_model", made("classifier"))
     if recipe.quantize:
         add("quantized_model", {"formats": sorted(recipe.quantize)}, merged_model=made("merged_model"))
     else:
         pass_through("quantized_model", made("merged_model"))
     _add_evaluation(add, recipe, base, splits, made)
     return stages
+
+
+def _planned(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as the plan depends on it; what only a classifier has is no part of a recipe without one."""
+    left_out: dict[str, Any] = dict.fromkeys(("description", "publish", "retrain"), True)
+    if recipe.classifier is None:
+        left_out |= {"classifier": True, "data": {"classification": True}}
+    return recipe.model_dump(mode="json", exclude=left_out)
 
 
 def precedence(key: str) -> tuple[str, str]:
@@ -276,7 +292,7 @@ def _add_sft(
 
 def _add_evaluation(add: Any, recipe: Recipe, base: tuple[str, str], splits: tuple[str, str], made: Any) -> None:
     # Continued pretraining teaches no task: it is a contestant only where nothing after it does.
-    task = {"sft_adapter": recipe.sft, "policy": recipe.policy}
+    task = {"sft_adapter": recipe.sft, "policy": recipe.policy, "classifier": recipe.classifier}
     contestants = {name: made(name) for name, wanted in task.items() if wanted} or {"cpt_adapter": made("cpt_adapter")}
     quantized = {"quantized_model": made("quantized_model")} if recipe.quantize else {}
     add(
@@ -296,6 +312,7 @@ def _add_evaluation(add: Any, recipe: Recipe, base: tuple[str, str], splits: tup
             ("sft_adapter", recipe.sft),
             ("reward_model", recipe.reward),
             ("policy", recipe.policy),
+            ("classifier", recipe.classifier),
         )
         if wanted
     }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 MAX_MEAN_NLL = 700.0  # nats; exp of more than 709 overflows
 
@@ -63,8 +64,13 @@ def bootstrap(scores: list[float], samples: int, seed: int) -> Interval:
     values = np.asarray(scores, dtype=np.float64)
     rng = np.random.default_rng(seed)
     means = values[rng.integers(0, len(values), size=(samples, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high), len(values))
+    return Interval(float(values.mean()), *percentiles(means), len(values))
+
+
+def percentiles(samples: NDArray[np.float64]) -> tuple[float, float]:
+    """The ends of the 95% interval of a statistic's resampled values."""
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return float(low), float(high)
 
 
 _REFUSAL = re.compile(

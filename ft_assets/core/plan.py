@@ -24,6 +24,8 @@ MARGIN = 0.9
 FLOPS_PER_SECOND = {"cpu": 0.9e11, "cuda": 4.0e14}
 CHECKPOINTED, LORA, FULL, LORA_WITH_DROPOUT = 2, 45, 53, 72
 MAX_HEADER_BYTES = 100 * 2**20
+OF_A_LAYER = re.compile(r"(^|\.)(layers?|albert_layers)\.\d+\.")
+DISTILBERT = {"hidden_size": "dim", "num_hidden_layers": "n_layers"}  # its own names for what others call so
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ def weights_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
+def in_config(config: dict[str, Any], name: str) -> Any:
+    """A field of a ``config.json``, under whichever name it has there; None where there is none."""
+    return config.get(name, config.get(DISTILBERT.get(name, name)))
+
+
 def read_shape(folder: Path) -> Shape:
     config = json.loads((folder / "config.json").read_text())
     tensors: dict[str, Any] = {}
@@ -95,12 +102,12 @@ def read_shape(folder: Path) -> Shape:
     linear = {
         name.removesuffix(".weight"): (entry["shape"][0], entry["shape"][1])
         for name, entry in tensors.items()
-        if len(entry["shape"]) == 2 and ".layers." in name
+        if len(entry["shape"]) == 2 and OF_A_LAYER.search(name)
     }
     return Shape(
         sum(math.prod(entry["shape"]) for entry in tensors.values()),
-        int(config["hidden_size"]),
-        int(config["num_hidden_layers"]),
+        int(in_config(config, "hidden_size")),
+        int(in_config(config, "num_hidden_layers")),
         int(config["vocab_size"]),
         linear,
     )
@@ -188,7 +195,13 @@ def plan_recipe(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]],
     if sweep is not None:
         _refuse_uneven_batches(recipe, sweep)
         recipe = recipe.with_values(sweep.largest())
-    parts = {"cpt": ("cpt", 1), "sft": ("sft", 1), "reward": ("preference", 2), "policy": (recipe.policy_role, 2)}
+    parts = {
+        "cpt": ("cpt", 1),
+        "sft": ("sft", 1),
+        "reward": ("preference", 2),
+        "policy": (recipe.policy_role, 2),
+        "classifier": ("classification", 1),
+    }
     plans = []
     for name, (part, sequences) in parts.items():
         settings: Training | None = getattr(recipe, name)
@@ -228,10 +241,11 @@ def _plan_stage(
     longest = max(1, part["longest"])
     if isinstance(recipe.adapter, PromptTuning):
         longest += recipe.adapter.num_virtual_tokens
+    scored = 0 if name == "classifier" else shape.vocabulary  # scores of each token, in float32
     row_bytes = (
         sequences
         * longest
-        * (_activation_bytes(recipe, shape) * (2 if device == "cpu" else 1) + 3 * 4 * shape.vocabulary)
+        * (_activation_bytes(recipe, shape) * (2 if device == "cpu" else 1) + 3 * 4 * scored)
     )
     room = hardware.memory_gib * GIB * MARGIN - WORKER_BYTES - weights - trainable
     if room < row_bytes:

@@ -20,6 +20,7 @@ TRAINED_BY = {
     "sft_adapter": "sft",
     "reward_model": "reward",
     "policy": "policy",
+    "classifier": "classifier",
 }
 
 
@@ -68,7 +69,8 @@ def stages_of(
 
 
 def base_of(catalog: Catalog, recipe: Recipe) -> Stage:
-    identity, _ = base_identity(recipe.base_model, catalog.recipes[recipe.name].file, recipe.chat_template)
+    file = catalog.recipes[recipe.name].file
+    identity, _ = base_identity(recipe.base_model, file, recipe.chat_template, recipe.classifier is not None)
     return base_stage(identity)
 
 

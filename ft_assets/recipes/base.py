@@ -24,8 +24,13 @@ ALLOWED = (
 )
 
 
-def base_identity(spec: str, recipe_file: Path, chat_template: str | None = None) -> tuple[dict[str, Any], Path | None]:
+def base_identity(
+    spec: str, recipe_file: Path, chat_template: str | None = None, classifies: bool = False
+) -> tuple[dict[str, Any], Path | None]:
     """The identity of a base model with the recipe's chat template, and its path where it is on this machine.
+
+    Args:
+        classifies: it is to become a classifier, so that it may be an encoder, which writes nothing.
 
     Raises:
         RecipeError: it is none of the four forms, or not there; or the template's file is not.
@@ -33,6 +38,8 @@ def base_identity(spec: str, recipe_file: Path, chat_template: str | None = None
     identity, path = _model(spec, recipe_file)
     if chat_template is not None:
         identity["chat_template"] = _template(chat_template, recipe_file)
+    if classifies:
+        identity["task"] = "classification"
     return identity, path
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from ft_assets.core.errors import Problem, RecipeError
 from ft_assets.core.location import Found, access_errors, find_batches, in_words
-from ft_assets.recipes.schema import KIND_OF_ROLE, NAME, SOURCE_ROLES, Recipe, Source
+from ft_assets.recipes.schema import NAME, SOURCE_ROLES, Recipe, Source, kind_of_role
 
 SHIPPED = Path(__file__).parent
 MAX_FIELDS = 20_000
@@ -66,17 +66,17 @@ class Catalog:
     def faults(self, file: Path) -> list[Problem]:
         """What is wrong with a file, and with the sources its recipe names."""
         problems = [problem for problem in self.problems if problem.file == str(file)]
-        for role, index, name in named_sources(self.drafts.get(file, {})):
+        draft = self.drafts.get(file, {})
+        for role, index, name in named_sources(draft):
             if name in self.source_faults:
                 problems += self.source_faults[name]
-            elif fault := self._misnamed(role, name):
+            elif fault := self._misnamed(name, kind_of_role(role, "classifier" in draft)):
                 line = positions(file).get(("data", role, index), 1)
                 problems.append(Problem(str(file), line, f"data.{role}[{index}]", *fault))
         return list(dict.fromkeys(problems))
 
-    def _misnamed(self, role: str, name: str) -> tuple[str, str] | None:
-        """What was found and what is allowed, where a role names no source or one of another kind."""
-        wanted = KIND_OF_ROLE[role]
+    def _misnamed(self, name: str, wanted: str) -> tuple[str, str] | None:
+        """What was found and what is allowed, where there is no source of this name, or it is of another kind."""
         if name not in self.sources:
             unknown = _unknown("source", name, self.sources)
             return unknown.found, unknown.allowed

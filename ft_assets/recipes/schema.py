@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from ft_assets.core.cron import parse
+from ft_assets.recipes.classifying import METRICS_OF_LABELS, check_classifier, check_measures
 from ft_assets.recipes.strict import Strict
 from ft_assets.recipes.sweep import Sweep, check_sweep
 
@@ -17,8 +18,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
-MODEL_STAGES = ("cpt", "sft", "reward", "policy")
-TRAINING_ROLES = ("cpt", "sft", "preference", "prompt")
+TRAINING_ROLES = ("cpt", "sft", "preference", "prompt", "classification")
 HELD_OUT_ROLES = ("test", "out_of_domain", "safety")
 SOURCE_ROLES = TRAINING_ROLES + HELD_OUT_ROLES
 KIND_OF_ROLE = {
@@ -26,10 +26,12 @@ KIND_OF_ROLE = {
     "sft": "instruction",
     "preference": "preference",
     "prompt": "prompt",
+    "classification": "classification",
     "test": "instruction",
     "out_of_domain": "instruction",
     "safety": "prompt",
 }
+QUESTION_ROLES = ("test", "out_of_domain")
 ONLINE_METHODS = ("rloo", "grpo")
 FORMATS = {
     "text": ("text",),
@@ -53,6 +55,11 @@ FIELDS = {
     "classification": ("text", "label"),
 }
 NESTED = ("messages", "sharegpt", "oasst")  # Their one field is a list or a tree, which cannot be joined of columns.
+
+
+def kind_of_role(role: str, classifies: bool) -> str:
+    """The kind of source that a role takes in a recipe; what a classifier is asked are texts with their labels."""
+    return "classification" if classifies and role in QUESTION_ROLES else KIND_OF_ROLE[role]
 
 
 class Source(Strict):
@@ -153,6 +160,7 @@ class Data(Strict):
     sft: list[Name] = []
     preference: list[Name] = []
     prompt: list[Name] = []
+    classification: list[Name] = []
     test: list[Name] = []
     out_of_domain: list[Name] = []
     safety: list[Name] = []
@@ -261,13 +269,26 @@ class Policy(Training):
 
 
 class Evaluation(Strict):
-    """How contestants are compared. ``few_shot`` counts examples put before the question."""
+    """How contestants are compared. ``few_shot`` counts examples put before the question. A classifier is measured in
+    ``accuracy`` or ``macro_f1``; it has no prompt and writes nothing, so that it takes neither ``few_shot`` nor
+    ``max_new_tokens``, which the other metrics want.
+    """
 
-    metric: Literal["entity_f1", "exact_match"]
-    few_shot: Annotated[int, Field(ge=0, le=64)]
-    max_new_tokens: Annotated[int, Field(ge=1, le=8192)]
+    metric: Literal["entity_f1", "exact_match", "accuracy", "macro_f1"]
+    few_shot: Annotated[int, Field(ge=0, le=64)] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
     bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 2000
     max_rows: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_metric_needs(self) -> "Evaluation":
+        check_measures(self.metric, {"few_shot": self.few_shot, "max_new_tokens": self.max_new_tokens})
+        return self
+
+    @property
+    def of_labels(self) -> bool:
+        """Whether it measures labels, not answers."""
+        return self.metric in METRICS_OF_LABELS
 
 
 class Publish(Strict):
@@ -380,6 +401,7 @@ class Recipe(Strict):
     sft: Training | None = None
     reward: Training | None = None
     policy: Policy | None = None
+    classifier: Training | None = None
     hyperparameters: Sweep | None = None
     quantize: list[Literal["nf4", "int8"]] = []
     evaluation: Evaluation
@@ -412,12 +434,25 @@ class Recipe(Strict):
         return sweep
 
     @model_validator(mode="after")
+    def _classifies_or_answers(self) -> "Recipe":
+        if self.classifier is not None:
+            check_classifier(self)
+        elif self.evaluation.of_labels:
+            raise ValueError(
+                f"evaluation.metric {self.evaluation.metric} is of labels; only a classifier stage gives them"
+            )
+        elif self.data.classification:
+            raise ValueError("data.classification is trained on by a classifier stage alone; give one, or leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _stages_have_data(self) -> "Recipe":
         needs = {
             "cpt": self.data.cpt,
             "sft": self.data.sft,
             "reward": self.data.preference,
             "policy": getattr(self.data, self.policy_role),
+            "classifier": self.data.classification,
         }
         missing = [stage for stage, rows in needs.items() if getattr(self, stage) is not None and not rows]
         if missing:
@@ -430,8 +465,8 @@ class Recipe(Strict):
             )
         if self.policy and self.policy.online and self.reward is None:
             raise ValueError(f"policy.method {self.policy.method} needs a reward stage")
-        if not any((self.cpt, self.sft, self.policy)):
-            raise ValueError("a recipe trains something: give cpt, sft or policy")
+        if not any((self.cpt, self.sft, self.policy, self.classifier)):
+            raise ValueError("a recipe trains something: give cpt, sft, policy or classifier")
         if not self.data.test:
             raise ValueError("data.test is empty; name a source to evaluate on")
         if self.evaluation.few_shot and not self.data.sft:

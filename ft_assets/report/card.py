@@ -4,6 +4,11 @@ from typing import Any
 
 import yaml
 
+LIMITS = {
+    "answers": "The refusal rates in `report.html` come from a keyword judge on a small set.",
+    "classes": "A text of none of these kinds gets a label all the same.",
+}
+
 
 def model_card(facts: dict[str, Any], licences: dict[str, str]) -> str:
     """Markdown with the hub's metadata block.
@@ -12,10 +17,11 @@ def model_card(facts: dict[str, Any], licences: dict[str, str]) -> str:
         facts: what :func:`ft_assets.report.facts.gather` made.
         licences: licence by source name.
     """
+    classifies = "classes" in facts
     front = {
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["ft-assets", facts["policy_method"] or "sft"],
+        "pipeline_tag": _task(facts),
+        "tags": ["ft-assets", "classifier" if classifies else facts["policy_method"] or "sft"],
         "model-index": [
             {
                 "name": facts["recipe"],
@@ -23,10 +29,6 @@ def model_card(facts: dict[str, Any], licences: dict[str, str]) -> str:
             }
         ],
     }
-    scores = "\n".join(
-        f"| {c['label']} | {c['mean']:.3f} | {c['low']:.3f} to {c['high']:.3f} | {c['perplexity']:.2f} | {c['size_bytes'] / 1e6:.0f} |"
-        for c in facts["contestants"]
-    )
     data = "\n".join(
         f"- `{batch['key']}`: {batch['rows_kept']} rows kept, {batch['quarantined']} quarantined; licence "
         f"{licences[batch['key'].partition('@')[0]]}"
@@ -46,9 +48,7 @@ def model_card(facts: dict[str, Any], licences: dict[str, str]) -> str:
 
 {facts["metric"]} on {facts["contestants"][0]["n"]} held-out rows, mean and 95% bootstrap interval.
 
-| contestant | score | 95% interval | perplexity | weights (MB) |
-|---|---|---|---|---|
-{scores}
+{_scores(facts)}
 
 ## Data
 
@@ -60,7 +60,7 @@ def model_card(facts: dict[str, Any], licences: dict[str, str]) -> str:
 
 ## Limits
 
-Scores hold for rows like the held-out ones. The refusal rates in `report.html` come from a keyword judge on a small set.
+Scores hold for rows like the held-out ones. {LIMITS["classes" if classifies else "answers"]}
 
 ## Lineage
 
@@ -68,8 +68,46 @@ Scores hold for rows like the held-out ones. The refusal rates in `report.html` 
 """
 
 
+def _task(facts: dict[str, Any]) -> str:
+    return "text-classification" if "classes" in facts else "text-generation"
+
+
+def _scores(facts: dict[str, Any]) -> str:
+    """The table of contestants, and of a classifier that of its labels."""
+
+    def row(contestant: dict[str, Any], *more: str) -> list[str]:
+        span = f"{contestant['low']:.3f} to {contestant['high']:.3f}"
+        return [contestant["label"], f"{contestant['mean']:.3f}", span, *more, f"{contestant['size_bytes'] / 1e6:.0f}"]
+
+    if "classes" not in facts:
+        rows = [row(c, f"{c['perplexity']:.2f}") for c in facts["contestants"]]
+        return _table(["contestant", "score", "95% interval", "perplexity", "weights (MB)"], rows)
+    contestants = _table(
+        ["contestant", "score", "95% interval", "weights (MB)"], [row(c) for c in facts["contestants"]]
+    )
+    labels = [
+        [entry["label"], *(f"{entry[name]:.3f}" for name in ("precision", "recall", "f1")), str(entry["rows"])]
+        for entry in facts["classes"]["labels"]
+    ]
+    return f"{contestants}\n\n{_table(['label', 'precision', 'recall', 'F1', 'rows'], labels)}"
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    head, *body = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([head, f"|{'---|' * len(columns)}", *body])
+
+
 def _use(facts: dict[str, Any]) -> str:
     """How the release is loaded; what is trained decides what it holds."""
+    if "classes" in facts:
+        return """```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+model = AutoModelForSequenceClassification.from_pretrained(FOLDER)
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+scores = model(**tokenizer(["A text."], truncation=True, return_tensors="pt")).logits
+print(model.config.id2label[int(scores.argmax())])
+```"""
     model = """from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained({})
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)"""
@@ -85,7 +123,7 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER)"""
 
 def _index_entry(facts: dict[str, Any], contestant: dict[str, Any]) -> dict[str, Any]:
     return {
-        "task": {"type": "text-generation"},
+        "task": {"type": _task(facts)},
         "dataset": {"name": "held-out rows of the recipe", "type": "private"},
         "metrics": [{"type": facts["metric"], "value": round(contestant["mean"], 4)}],
     }

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ft_assets.core.artifact import Artifact
+from ft_assets.core.labels import METRICS
 from ft_assets.core.plan import weights_bytes
 from ft_assets.recipes.schema import Recipe
 
@@ -14,9 +15,13 @@ LABELS = {
     "policy": "policy",
     "nf4": "policy, NF4",
     "int8": "policy, int8",
+    "majority": "most frequent label",
+    "classifier": "classifier",
 }
-TRAINED = ("policy", "sft", "cpt")
+TRAINED = ("policy", "sft", "cpt", "classifier")
+UNTRAINED = ("base", "majority")  # what the names of contestants begin with that learned nothing
 EXAMPLES = 8
+MOST_MISTAKES = 20
 
 
 def gather(recipe: Recipe, artifacts: dict[str, Artifact], batches: dict[str, Artifact]) -> dict[str, Any]:
@@ -48,10 +53,11 @@ def gather(recipe: Recipe, artifacts: dict[str, Artifact], batches: dict[str, Ar
         "safety_examples": _safety_examples(results, best),
         "training": [
             _training(name, artifacts[name])
-            for name in ("cpt_adapter", "sft_adapter", "reward_model", "policy")
+            for name in ("cpt_adapter", "sft_adapter", "reward_model", "policy", "classifier")
             if name in artifacts
         ],
-        # A page of a recipe without a sweep stays, byte for byte, what it was.
+        # A page of a recipe without a classifier or a sweep stays, byte for byte, what it was.
+        **({"classes": _classes(results["classifier"])} if best == "classifier" else {}),
         **({"sweep": artifacts["sft_sweep"].manifest.metrics} if "sft_sweep" in artifacts else {}),
         "data": [_batch(key, artifact) for key, artifact in sorted(batches.items())],
         "splits": artifacts["tokenized_splits"].manifest.metrics["parts"],
@@ -70,19 +76,20 @@ def gather(recipe: Recipe, artifacts: dict[str, Artifact], batches: dict[str, Ar
 
 
 def verdict(results: dict[str, Any], best: str) -> str:
-    """Whether fine-tuning was needed, in one sentence, from intervals alone."""
+    """Whether fine-tuning was needed, or a classifier has learned, in one sentence, from intervals alone."""
     tuned = results[best]["test"]
-    prompted = {name: result["test"] for name, result in results.items() if name.startswith("base")}
-    rival = max(prompted, key=lambda name: prompted[name]["mean"])
-    other = prompted[rival]
+    untrained = {name: result["test"] for name, result in results.items() if name.startswith(UNTRAINED)}
+    rival = max(untrained, key=lambda name: untrained[name]["mean"])
+    other = untrained[rival]
+    against = f"the best prompt ({LABELS[rival]})" if rival.startswith("base") else f"always giving the {LABELS[rival]}"
     numbers = (
-        f"{LABELS[best]} scores {tuned['mean']:.2f} [{tuned['low']:.2f}, {tuned['high']:.2f}], the best prompt "
-        f"({LABELS[rival]}) {other['mean']:.2f} [{other['low']:.2f}, {other['high']:.2f}], on {tuned['n']} held-out rows."
+        f"{LABELS[best]} scores {tuned['mean']:.2f} [{tuned['low']:.2f}, {tuned['high']:.2f}], {against} "
+        f"{other['mean']:.2f} [{other['low']:.2f}, {other['high']:.2f}], on {tuned['n']} held-out rows."
     )
     if tuned["low"] > other["high"]:
-        return f"Fine-tuning was needed: {numbers}"
+        return f"{'The labels were learned' if best == 'classifier' else 'Fine-tuning was needed'}: {numbers}"
     if tuned["high"] < other["low"]:
-        return f"Fine-tuning made it worse: {numbers}"
+        return f"{'It is worse than no model' if best == 'classifier' else 'Fine-tuning made it worse'}: {numbers}"
     return f"No difference can be told: {numbers}"
 
 
@@ -90,19 +97,31 @@ def _contestant(name: str, result: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "label": LABELS[name],
-        "trained": not name.startswith("base"),
+        "trained": not name.startswith(UNTRAINED),
         **result["test"],
-        "perplexity": result["perplexity"],
+        "perplexity": result.get("perplexity"),
         "size_bytes": result["size_bytes"],
         "rows_per_second": result["rows_per_second"],
         "out_of_domain": result.get("out_of_domain"),
         "safety": result.get("safety"),
+        **{name: result[name] for name in METRICS if name in result},
+    }
+
+
+def _classes(result: dict[str, Any]) -> dict[str, Any]:
+    """How well a classifier tells each label, what it takes for what, and how many texts it read in part."""
+    mistakes = [pair for pair in result["confusion"] if pair["expected"] != pair["predicted"]]
+    return {
+        "labels": result["classes"],
+        "mistakes": mistakes[:MOST_MISTAKES],
+        "more_mistakes": sum(pair["rows"] for pair in mistakes[MOST_MISTAKES:]),
+        "truncated": result["truncated"]["test"],
     }
 
 
 def _examples(results: dict[str, Any], best: str) -> list[dict[str, Any]]:
     """Rows side by side: those where the contestants differ most first, in a fixed order."""
-    shown = [name for name in ("base_zero_shot", "base_few_shot", "sft", "policy") if name in results]
+    shown = [name for name in ("base_zero_shot", "base_few_shot", "sft", "policy", "classifier") if name in results]
     records = {name: {row["row_id"]: row for row in results[name]["answers"]["test"]} for name in shown}
     rows = results[best]["answers"]["test"]
 
@@ -127,7 +146,7 @@ def _examples(results: dict[str, Any], best: str) -> list[dict[str, Any]]:
 
 
 def _safety_examples(results: dict[str, Any], best: str) -> list[dict[str, Any]]:
-    names = [name for name in ("base_zero_shot", best) if "safety" in results[name]["answers"]]
+    names = [name for name in ("base_zero_shot", best) if name in results and "safety" in results[name]["answers"]]
     if len(names) < 2:
         return []
     pairs = zip(*(results[name]["answers"]["safety"] for name in names), strict=True)

@@ -115,7 +115,7 @@ def scores(results: dict[str, dict[str, float]], metric: str) -> Figure:
     names = list(results)
     for index, name in enumerate(names):
         entry = results[name]
-        trained = not name.startswith("base")
+        trained = not name.startswith(("base", "majority", "most frequent"))
         axes.plot(
             [entry["low"], entry["high"]],
             [index, index],

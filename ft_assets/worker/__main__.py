@@ -26,6 +26,7 @@ MODULES = {
     "sft_adapter": "train",
     "reward_model": "train",
     "policy": "train",
+    "classifier": "train",
     "merged_model": "merge",
     "quantized_model": "quantize",
     "evaluation": "evaluate",

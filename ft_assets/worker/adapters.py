@@ -11,7 +11,7 @@ method           trains                                       its artifact
 ``prompt_tuning``  embeddings before the text                 PEFT adapter
 ===============  ===========================================  ============================================
 
-A reward model is saved whole whatever the method: what reads it needs no base model.
+A reward model and a classifier are saved whole whatever the method: what reads them needs no base model.
 """
 
 import json
@@ -28,14 +28,17 @@ from ft_assets.worker.job import Job
 from ft_assets.worker.models import (
     ADAPTER_FILES,
     check_base,
+    head_modules,
     load_adapter,
     load_causal,
+    load_classifier,
     load_reward,
     quantization_config,
 )
 
 PIECE = "4GB"  # of a model's weights in one file
-HEAD = "score"  # what transformers calls the head of a model that classifies
+HEAD = "score"  # what transformers calls the head of a decoder that classifies
+WHOLE = ("reward_model", "classifier")
 
 
 def policy_model(job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, attention: str) -> Any:
@@ -68,7 +71,20 @@ def reward_model(job: Job, base: Artifact, start: Artifact | None, dtype: torch.
     if start is not None:
         check_base(base, start)
         return load_adapter(model, start, "SEQ_CLS", (HEAD,))
-    return get_peft_model(model, _peft_config(adapter, "SEQ_CLS"))
+    return get_peft_model(model, _peft_config(adapter, "SEQ_CLS", [HEAD]))
+
+
+def classifier_model(job: Job, base: Artifact, labels: list[str], dtype: torch.dtype, pad_token_id: int) -> Any:
+    """The base model with a fresh head that chooses one of ``labels``, to be trained together."""
+    adapter = job.identity["adapter"]
+    if adapter["method"] == "full":
+        model = load_classifier(base.folder, torch.float32, labels).train()
+        model.config.pad_token_id = pad_token_id
+        return model
+    heads = head_modules(load_classifier(base.folder, dtype, labels, device_map="meta"))
+    model = load_classifier(base.folder, dtype, labels, **_quantized(adapter, dtype, skip=heads))
+    model.config.pad_token_id = pad_token_id
+    return get_peft_model(model, _peft_config(adapter, "SEQ_CLS", heads))
 
 
 def prepare_trained(model: Any) -> None:
@@ -97,12 +113,11 @@ def _quantized(adapter: dict[str, Any], dtype: torch.dtype, skip: list[str] | No
     return {"quantization_config": config}
 
 
-def _peft_config(adapter: dict[str, Any], task_type: str) -> Any:
+def _peft_config(adapter: dict[str, Any], task_type: str, heads: list[str] | None = None) -> Any:
     if adapter["method"] == "prompt_tuning":
         return PromptTuningConfig(task_type=task_type, num_virtual_tokens=adapter["num_virtual_tokens"])
     settings = {key: value for key, value in adapter.items() if key != "method"}
-    head = {"modules_to_save": [HEAD]} if task_type == "SEQ_CLS" else {}
-    return LoraConfig(task_type=task_type, use_dora=adapter["method"] == "dora", **settings, **head)
+    return LoraConfig(task_type=task_type, use_dora=adapter["method"] == "dora", modules_to_save=heads, **settings)
 
 
 def save(job: Job, model: Any, tokenizer: Any, state: dict[str, Any] | None, staging: Staging) -> None:
@@ -118,15 +133,14 @@ def save(job: Job, model: Any, tokenizer: Any, state: dict[str, Any] | None, sta
         "method": job.identity["adapter"]["method"],
         "stage": job.stage,
     }
-    reward = job.stage == "reward_model"
-    staging.write_json("reward_info.json" if reward else "adapter_info.json", info)
+    staging.write_json("reward_info.json" if job.stage == "reward_model" else "adapter_info.json", info)
     if isinstance(model, PeftModel):
         _save_adapter(job, model, state, staging)
         if job.identity["adapter"]["method"] == "prompt_tuning":
             tokenizer.save_pretrained(staging.folder)  # no merged model brings it along
-        if not reward:
+        if job.stage not in WHOLE:
             return
-        model, state = _fold_reward(job, base, staging), None
+        model, state = _folded(job, base, model.config, staging), None
     if state is not None:
         tied = model.all_tied_weights_keys  # gathered from ranks, they no longer share their memory
         state = {name: weights.to(torch.bfloat16) for name, weights in state.items() if name not in tied}
@@ -149,10 +163,14 @@ def _save_adapter(job: Job, model: Any, state: dict[str, Any] | None, staging: S
     staging.file("README.md").unlink(missing_ok=True)
 
 
-def _fold_reward(job: Job, base: Artifact, staging: Staging) -> Any:
+def _folded(job: Job, base: Artifact, trained: Any, staging: Staging) -> Any:
     """The adapter that was just saved, folded into the base model as it is, which was quantized while it trained."""
     unset_hf_deepspeed_config()  # or ZeRO-3 would load a part of it, and wait for the other ranks to load theirs
-    plain = load_reward(base.folder, torch.float32)
+    if job.stage == "classifier":
+        plain = load_classifier(base.folder, torch.float32, list(trained.id2label.values()))
+        plain.config.pad_token_id = trained.pad_token_id
+    else:
+        plain = load_reward(base.folder, torch.float32)
     folded = PeftModel.from_pretrained(plain, staging.folder).merge_and_unload(safe_merge=True)
     for name in ADAPTER_FILES:
         staging.file(name).unlink()

@@ -21,14 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GgufConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.plan import read_safetensors_header
+from ft_assets.core.plan import in_config, read_safetensors_header
 from ft_assets.core.reasons import RowFault
 from ft_assets.worker.job import Job
+from ft_assets.worker.models import head_modules
 from ft_assets.worker.template import Template
 from ft_assets.worker.tokenizer import load_tokenizer
 
@@ -58,8 +62,9 @@ def run(job: Job) -> None:
             _set_chat_template(staging.folder, spec["chat_template"])
         job.progress("checking the base model")
         with _speaking_of(origin, staging.folder):
-            config = _read_config(staging.folder)
-            _check_weights(staging.folder)
+            classifies = spec.get("task") == "classification"
+            config = _read_config(staging.folder, classifies)
+            _check_weights(staging.folder, classifies)
             _check_tokenizer(staging.folder, config["vocab_size"])
         if "chat_template" in spec:
             _check_chat_template(staging.folder)
@@ -223,7 +228,7 @@ def _speaking_of(origin: str, copy: Path) -> Iterator[None]:
         raise FineTuneError(str(error).replace(str(copy), origin)) from error
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path, classifies: bool) -> dict[str, Any]:
     missing = [name for name in ("config.json", "tokenizer_config.json") if not (folder / name).is_file()]
     if missing:
         raise FineTuneError(f"{folder}: the base model lacks {', '.join(missing)}")
@@ -231,12 +236,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except ValueError as error:
         raise FineTuneError(f"{folder}/config.json is no JSON: {error}") from error
-    absent = [field for field in CONFIG_FIELDS if not config.get(field)]
+    absent = [field for field in CONFIG_FIELDS if not in_config(config, field)]
     if absent:
         raise FineTuneError(f"{folder}/config.json has no {', '.join(absent)}; is it a language model of text alone?")
-    if config["model_type"] not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    known = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES if classifies else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if config["model_type"] not in known:
         raise FineTuneError(
-            f"{folder}: transformers has no language model of model_type {config['model_type']!r}, "
+            f"{folder}: transformers has no {'classifier' if classifies else 'language model'} of model_type {config['model_type']!r}, "
             "and a model that needs code of its own is not loaded"
         )
     if "quantization_config" in config:
@@ -245,12 +251,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_weights(folder: Path) -> None:
-    """Every tensor the architecture wants is there in its shape. Built on the meta device, so nothing is read into memory."""
+def _check_weights(folder: Path, classifies: bool) -> None:
+    """Every tensor the architecture wants is there in its shape, but for the head of a classifier, which is made anew. Built
+    on the meta device, so nothing is read into memory.
+    """
+    architecture = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     for path in folder.glob("*.safetensors"):
         read_safetensors_header(path)
     try:
-        _, report = AutoModelForCausalLM.from_pretrained(
+        model, report = architecture.from_pretrained(
             folder,
             device_map="meta",
             output_loading_info=True,
@@ -261,11 +270,14 @@ def _check_weights(folder: Path) -> None:
         )
     except OSError as error:  # a shard that the index names is not there
         raise FineTuneError(f"{folder}: {error}") from error
-    missing = sorted(report["missing_keys"])
+    fresh = tuple(f"{module}." for module in head_modules(model)) if classifies else ()
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(fresh))
     if missing:
         raise FineTuneError(f"{folder}: the weights lack {len(missing)} tensors: {', '.join(missing[:MOST_NAMED])}")
     other = [
-        f"{name} is {list(found)}, config.json wants {list(want)}" for name, found, want in report["mismatched_keys"]
+        f"{name} is {list(found)}, config.json wants {list(want)}"
+        for name, found, want in report["mismatched_keys"]
+        if not name.startswith(fresh)
     ]
     if other:
         raise FineTuneError(f"{folder}: {'; '.join(sorted(other)[:MOST_NAMED])}")
@@ -289,8 +301,8 @@ def _describe(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     return {
         "architecture": config["architectures"][0],
         "parameters": sum(math.prod(t["shape"]) for t in tensors.values()),
-        "layers": config["num_hidden_layers"],
-        "hidden_size": config["hidden_size"],
+        "layers": in_config(config, "num_hidden_layers"),
+        "hidden_size": in_config(config, "hidden_size"),
         "vocabulary": config["vocab_size"],
         "size_bytes": sum(p.stat().st_size for p in folder.iterdir()),
     }

@@ -15,6 +15,7 @@ from typing import Any
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.metrics import METRICS, bootstrap, is_refusal
 from ft_assets.core.plan import weights_bytes
+from ft_assets.worker import classify
 from ft_assets.worker.generate import answer_perplexity, generate
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
@@ -39,6 +40,9 @@ class Contestant:
 
 
 def run(job: Job) -> None:
+    if job.has("classifier"):
+        classify.run(job)
+        return
     evaluation = Evaluation(job)
     results = {}
     contestants = evaluation.contestants()

@@ -24,9 +24,43 @@ def load_causal(folder: Path, dtype: torch.dtype, **options: Any) -> Any:
 
 def load_reward(folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     """A model that gives one number for a sequence; without a head of its own it gets a fresh one."""
+    return _load_with_head(folder, dtype, num_labels=1, **options)
+
+
+def load_classifier(folder: Path, dtype: torch.dtype, labels: list[str] | None = None, **options: Any) -> Any:
+    """A model that gives a sequence one of ``labels``, with a fresh head where it has none for as many; without ``labels``
+    one that was saved with its own.
+    """
+    if labels is not None:
+        options |= {
+            "num_labels": len(labels),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: number for number, label in enumerate(labels)},
+            "problem_type": "single_label_classification",
+            "ignore_mismatched_sizes": True,
+        }
+    return _load_with_head(folder, dtype, **options)
+
+
+def head_modules(model: Any) -> list[str]:
+    """The modules of a classifying model that make a label of what its body has read: all beside the body, and its pooler,
+    which few base models bring along.
+
+    Raises:
+        FineTuneError: the architecture does not tell its body from its head.
+    """
+    body = model.base_model_prefix
+    if not hasattr(model, body):
+        raise FineTuneError(
+            f"{type(model).__name__} has no part {body!r}, so its head cannot be told; use another base"
+        )
+    beside = [name for name, part in model.named_children() if name != body and any(True for _ in part.parameters())]
+    return beside + ([f"{body}.pooler"] if getattr(model.base_model, "pooler", None) is not None else [])
+
+
+def _load_with_head(folder: Path, dtype: torch.dtype, **options: Any) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(
         folder,
-        num_labels=1,
         dtype=dtype,
         trust_remote_code=False,
         use_safetensors=True,

@@ -97,7 +97,8 @@ def write(file: Path, tables: Iterator[pa.Table]) -> Written:
                 if "input_ids" in table.column_names and len(table):
                     lengths = pa.compute.list_value_length(table["input_ids"])
                     found.longest = max(found.longest, pa.compute.max(lengths).as_py())
-                    found.supervised += int((_flat(table["labels"]) != IGNORED).sum())
+                    labels = "labels" in table.column_names
+                    found.supervised += int((_flat(table["labels"]) != IGNORED).sum()) if labels else len(table)
                 table = next(tables, None)
     return found
 

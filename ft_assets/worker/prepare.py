@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_assets.core import near
-from ft_assets.core.artifact import Staging
+from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.overlap import EvaluationGrams, contaminated
 from ft_assets.core.reasons import Reason, RowFault
@@ -26,7 +26,7 @@ from ft_assets.core.split import INDEX, index_row
 from ft_assets.core.texts import texts
 from ft_assets.worker.job import Job
 from ft_assets.worker.template import IGNORED, Template
-from ft_assets.worker.tokenizer import load_tokenizer
+from ft_assets.worker.tokenizer import load_tokenizer, whole_texts
 
 # Rows are worked on together up to the first bound that is met.
 PIECE_ROWS = 4096
@@ -46,6 +46,7 @@ TOKENS = {
         "suffix_ids": IDS,
     },
     "prompt": {"row": pa.uint32(), "prompt": pa.large_string(), "prompt_ids": IDS},
+    "classification": {"row": pa.uint32(), "input_ids": IDS, "label": pa.large_string()},
 }
 DROPPED = {"file": pl.String, "position": pl.Int64, "row_id": pl.String, "reason": pl.String, "detail": pl.String}
 
@@ -73,7 +74,10 @@ def prepare(job: Job) -> None:
     """Makes ``prepared_batch``."""
     role, data = job.identity["role"], job.identity["data"]
     wanted = data["near_duplicates"]
-    template = Template(load_tokenizer(job.input("base_model", but=".safetensors").folder))
+    base = job.input("base_model", but=".safetensors")
+    template = Template(load_tokenizer(base.folder), chats=role != "classification")
+    if role == "classification":
+        _check_reach(base, template.tokenizer, data["max_length"])
     validated = job.input("rows")
     total = validated.manifest.metrics["rows_kept"]
     with job.commit() as staging, ThreadPoolExecutor(1) as beside, Batch(staging, role) as made:
@@ -153,10 +157,30 @@ def tokenize(rows: list[Row], role: str, template: Template, data: Row) -> list[
 def _tokenized(rows: list[Row], role: str, template: Template, data: Row) -> list[Row | RowFault]:
     if role == "cpt":
         return _documents(rows, template)
+    if role == "classification":
+        return _labelled(rows, template.tokenizer, data["max_length"])
     if role == "sft":
         return _conversations(rows, template, data["loss_on"])
     prompts = template.render([row["prompt"] for row in rows], add_generation_prompt=True)
     return _prompts(rows, prompts, template) if role == "prompt" else _pairs(rows, prompts, template)
+
+
+def _check_reach(base: Artifact, tokenizer: Any, max_length: int) -> None:
+    """Refuses texts that a model has no positions for: an encoder fails on them, or worse, does not."""
+    reach = min(tokenizer.model_max_length, base.json("config.json").get("max_position_embeddings") or max_length)
+    if max_length > reach:
+        raise FineTuneError(f"data.max_length is {max_length}, the base model reads {reach} tokens; lower it to that")
+
+
+def _labelled(rows: list[Row], tokenizer: Any, max_length: int) -> list[Row | RowFault]:
+    made: list[Row | RowFault] = []
+    for row, ids in zip(rows, whole_texts(tokenizer, [row["text"] for row in rows]), strict=True):
+        if not ids:
+            made.append(RowFault(Reason.EMPTY, "the tokenizer makes no token of it"))
+            continue
+        cut = whole_texts(tokenizer, [row["text"]], max_length)[0] if len(ids) > max_length else ids
+        made.append({"input_ids": ids, "label": row["label"], "cut_ids": cut})
+    return made
 
 
 def _documents(rows: list[Row], template: Template) -> list[Row | RowFault]:
@@ -250,7 +274,7 @@ def fit(made: Row | RowFault, row: Row, role: str, data: Row) -> Fitted | RowFau
         if overlong == "error":
             raise FineTuneError(
                 f"{row['file']} row {row['position']} has {longest} tokens, data.max_length is {max_length}; raise it, or "
-                "set data.overlong to drop, truncate or chunk"
+                f"set data.overlong to drop, truncate{'' if role == 'classification' else ' or chunk'}"
             )
         if overlong == "drop" or (overlong == "chunk" and role == "preference"):
             return RowFault(Reason.TOO_LONG, f"{longest} tokens, data.max_length is {max_length}")
@@ -258,8 +282,8 @@ def fit(made: Row | RowFault, row: Row, role: str, data: Row) -> Fitted | RowFau
         if not pieces:
             return RowFault(Reason.TOO_LONG, f"its prompt alone fills data.max_length, {max_length} tokens")
     cut = " in what data.max_length leaves of it" if longest > max_length else ""
-    if role == "prompt":
-        return Fitted(pieces)
+    if role in ("prompt", "classification"):
+        return Fitted(pieces, truncated=longest > max_length)
     if role == "preference":
         if pieces[0]["chosen_ids"] == pieces[0]["rejected_ids"]:
             return RowFault(Reason.CHOSEN_EQUALS_REJECTED, f"both answers have the same tokens{cut}")
@@ -272,6 +296,8 @@ def fit(made: Row | RowFault, row: Row, role: str, data: Row) -> Fitted | RowFau
 
 
 def _cut(whole: Row, max_length: int, overlong: str) -> list[Row]:
+    if "label" in whole:
+        return [{**whole, "input_ids": whole["cut_ids"]}]
     if "input_ids" in whole:
         starts = range(0, len(whole["input_ids"]), max_length) if overlong == "chunk" else [0]
         return [{name: ids[start : start + max_length] for name, ids in whole.items()} for start in starts]

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from ft_assets.core.artifact import Artifact
+from ft_assets.core.labels import check_labels
 from ft_assets.core.reasons import Reason
 from ft_assets.core.row_ids import normal_id
 from ft_assets.core.split import (
@@ -30,7 +32,7 @@ from ft_assets.core.split import (
     without_contradictions,
 )
 from ft_assets.core.triggers import FAITHFUL, shared_words, suspects, words
-from ft_assets.recipes.schema import HELD_OUT_ROLES, TRAINING_ROLES
+from ft_assets.recipes.schema import HELD_OUT_ROLES, QUESTION_ROLES, TRAINING_ROLES
 from ft_assets.worker.batches import Batches, keys_of
 from ft_assets.worker.job import Job
 from ft_assets.worker.prepare import DROPPED, rows_of
@@ -46,8 +48,16 @@ Row = dict[str, Any]
 def run(job: Job) -> None:
     held_out = {role: list(_held_out(job, role)) for role in HELD_OUT_ROLES}
     batches = Batches(job, held_out)
-    made = {role: _role(job, role, batches) for role in TRAINING_ROLES}
+    # What only a classifier has leaves no trace in the splits of other recipes.
+    roles = [role for role in TRAINING_ROLES if role != "classification" or keys_of(job, role)]
+    made = {role: _role(job, role, batches) for role in roles}
+    labels = _labels(made["classification"][2]) if "classification" in made else None
+    if labels is not None:
+        check_labels(labels["train"], [row for role in QUESTION_ROLES for row in held_out[role]])
     with job.commit() as staging:
+        if labels is not None:
+            staging.write_json("labels.json", labels)
+            made["classification"][0]["labels"] = labels
         summaries: dict[str, Row] = {}
         dropped = [pl.DataFrame(schema=ALL_DROPPED)]
         for role, (summaries[role], lost, shards) in made.items():
@@ -91,6 +101,8 @@ def _without_repeats(rows: list[Row], role: str) -> tuple[list[Row], pl.DataFram
 def _question(row: Row, role: str) -> Row:
     if role == "safety":
         return {"row_id": row["row_id"], "messages": row["prompt"], "expected": row["label"]}
+    if "text" in row:
+        return {"row_id": row["row_id"], "text": row["text"], "expected": row["label"]}
     return {"row_id": row["row_id"], "messages": row["messages"][:-1], "expected": row["messages"][-1]["content"]}
 
 
@@ -115,6 +127,17 @@ def _role(job: Job, role: str, batches: Batches) -> tuple[Row, pl.DataFrame, lis
     if role in ("sft", "preference"):
         summary["triggers"] = _triggers(job, role, rows)
     return summary, dropped, shards
+
+
+def _labels(shards: list[Artifact]) -> dict[str, dict[str, int]]:
+    """Rows by label in each part of the classification rows, as often as training sees them."""
+    found: dict[str, Counter[str]] = {part: Counter() for part in PARTS}
+    for shard_ in shards:
+        for part in PARTS:
+            with pa.memory_map(str(shard_.file(f"{part}.arrow"))) as source:
+                for counted in pa.ipc.open_stream(source).read_all()["label"].value_counts().to_pylist():
+                    found[part][counted["values"]] += counted["counts"]
+    return {part: dict(sorted(counts.items())) for part, counts in found.items()}
 
 
 def _triggers(job: Job, role: str, rows: pl.DataFrame) -> list[Row]:

@@ -63,8 +63,8 @@ def _fixed_date(form: str) -> str:
 class Template:
     """Renders and tokenizes many conversations at once."""
 
-    def __init__(self, tokenizer: Any):
-        if tokenizer.chat_template is None:
+    def __init__(self, tokenizer: Any, chats: bool = True):
+        if chats and tokenizer.chat_template is None:
             raise FineTuneError("the base model's tokenizer has no chat template; use an instruction-tuned base")
         self.tokenizer = tokenizer
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}

@@ -8,6 +8,19 @@ from transformers import AutoTokenizer
 from ft_assets.core.errors import FineTuneError
 
 
+def whole_texts(tokenizer: Any, texts: list[str], max_length: int | None = None) -> list[list[int]]:
+    """Tokens of each text with the special ones that the tokenizer puts around it, as a classifier reads it.
+
+    Args:
+        max_length: longer texts are cut to so many tokens; the special ones stay.
+    """
+    if not texts:
+        return []
+    cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
+    found: list[list[int]] = tokenizer(texts, return_attention_mask=False, **cut)["input_ids"]
+    return found
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a base model, padding on the left.
 

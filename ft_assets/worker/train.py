@@ -1,7 +1,8 @@
-"""Stages ``cpt_adapter``, ``sft_adapter``, ``reward_model`` and ``policy``: TRL's trainers on DeepSpeed or one process.
+"""Stages ``cpt_adapter``, ``sft_adapter``, ``reward_model``, ``policy`` and ``classifier``: TRL's trainers, or transformers'
+own, on DeepSpeed or one process.
 
 An adapter stage continues the adapter of the stage before it (or starts one on the base model), so the merged model
-needs the last adapter alone. The reward model starts from the SFT model with a fresh head.
+needs the last adapter alone. The reward model starts from the SFT model with a fresh head, a classifier from the base.
 """
 
 import os
@@ -76,7 +77,7 @@ def _speed(job: Job, built: Built, device: str, dtype: torch.dtype) -> dict[str,
 
 
 def _validation(measures: dict[str, float]) -> dict[str, float]:
-    wanted = ("eval_loss", "eval_accuracy", "eval_rewards/accuracies", "eval_rewards/margins")
+    wanted = ("eval_loss", "eval_accuracy", "eval_macro_f1", "eval_rewards/accuracies", "eval_rewards/margins")
     return {f"validation_{name.removeprefix('eval_')}": measures[name] for name in wanted if name in measures}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets, disable_caching
+from transformers import DataCollatorWithPadding, EvalPrediction, Trainer, TrainingArguments
 from trl import (
     DPOConfig,
     DPOTrainer,
@@ -26,8 +27,9 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.errors import FineTuneError
+from ft_assets.core.labels import METRICS
 from ft_assets.worker import lora_linear, trial
-from ft_assets.worker.adapters import policy_model, prepare_trained, reward_model
+from ft_assets.worker.adapters import classifier_model, policy_model, prepare_trained, reward_model
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_reward
 from ft_assets.worker.packing import PackedCollator, TryPacking
@@ -133,6 +135,8 @@ def build(job: Job, device: str, dtype: torch.dtype, folder: Path) -> Built:
         trainer = _sft(stage)
     elif job.stage == "reward_model":
         trainer = _reward(stage)
+    elif job.stage == "classifier":
+        trainer = _classifier(stage)
     else:
         method = job.identity["training"]["method"]
         trainer = {"dpo": _dpo, "kto": _kto, "orpo": _orpo}.get(method, _online)(stage)
@@ -231,6 +235,47 @@ def _reward(stage: Stage) -> Any:
 
 def _whole_row(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row["prompt_ids"] + row[name] + row["suffix_ids"] for name in ("chosen_ids", "rejected_ids")}
+
+
+def _classifier(stage: Stage) -> Any:
+    # An encoder counts its positions from the left, so that padding before a text would move them.
+    stage.tokenizer.padding_side = "right"
+    labels = sorted(stage.job.input("tokenized_splits").json("labels.json")["train"])
+    numbers = {label: number for number, label in enumerate(labels)}
+
+    def numbered(rows: Dataset) -> Dataset:
+        # A rare label may have fallen to validation alone, which the metrics of the splits tell.
+        known = rows.filter(numbers.__contains__, input_columns="label") if len(rows) else rows
+        if not len(known):
+            return known
+        made = known.map(lambda row: {"labels": numbers[row["label"]]}, remove_columns="label")
+        return made.rename_column("labels", "label")  # under the first name the guard would take it for tokens' labels
+
+    # Before the settings, as for a reward model.
+    model = classifier_model(stage.job, stage.base, labels, stage.dtype, stage.tokenizer.pad_token_id)
+    return Trainer(
+        model=model,
+        processing_class=stage.tokenizer,
+        args=stage.settings(TrainingArguments, label_names=["labels"]),
+        data_collator=DataCollatorWithPadding(stage.tokenizer),
+        train_dataset=numbered(stage.training_rows("classification", "input_ids", "label")),
+        eval_dataset=numbered(stage.rows("classification_validation", "input_ids", "label")),
+        compute_loss_func=_loss_of_labels,
+        compute_metrics=_measures_of_labels,
+    )
+
+
+def _loss_of_labels(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
+    """Cross entropy over all rows of a step. Heads of transformers take the mean of each micro-batch, which the trainer, told
+    that they take ``num_items_in_batch``, neither divides by the accumulation nor averages over ranks.
+    """
+    total = torch.nn.functional.cross_entropy(outputs["logits"].float(), labels, reduction="sum")
+    return total / num_items_in_batch
+
+
+def _measures_of_labels(found: EvalPrediction) -> dict[str, float]:
+    scores = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
+    return {name: measure(scores.argmax(-1), found.label_ids) for name, measure in METRICS.items()}
 
 
 def _dpo(stage: Stage) -> Any:

@@ -11,8 +11,8 @@ from ft_assets.recipes.schema import Recipe, Source
 PUBLISHED = {"published_model"}
 EVALUATED = {"evaluation", "eval_report"} | PUBLISHED
 MERGED = {"merged_model", "quantized_model"} | EVALUATED
-SFT = {"sft_adapter", "reward_model", "policy"} | MERGED
-# Without a sweep sft_sweep is the adapter before it.
+# Without a classifier it is the policy, without a sweep sft_sweep is the adapter before it.
+SFT = {"sft_adapter", "reward_model", "policy", "classifier"} | MERGED
 TRAINED = {"cpt_adapter", "sft_sweep"} | SFT
 SPLITS = {"tokenized_splits"} | TRAINED
 
@@ -149,8 +149,8 @@ def test_hardware_changes_the_plan(demo):
         ("sft.learning_rate", 1e-5, SFT),
         ("sft.max_steps", 1, SFT),
         ("reward.learning_rate", 1e-5, {"reward_model", "eval_report"} | PUBLISHED),
-        ("policy.learning_rate", 1e-6, {"policy"} | MERGED),
-        ("policy.beta", 0.2, {"policy"} | MERGED),
+        ("policy.learning_rate", 1e-6, {"policy", "classifier"} | MERGED),
+        ("policy.beta", 0.2, {"policy", "classifier"} | MERGED),
         ("quantize", ["nf4"], {"quantized_model"} | EVALUATED),
         ("evaluation.metric", "exact_match", EVALUATED),
         ("evaluation.max_new_tokens", 9, EVALUATED),

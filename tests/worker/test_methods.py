@@ -65,6 +65,8 @@ CASES = {
     "rloo-full": online("rloo", FULL),
     "grpo-lora": online("grpo"),
     "grpo-full": online("grpo", FULL),
+    "classifier-full": ("classifier", settings(FULL, classifier={})),
+    "classifier-lora": ("classifier", settings(classifier={})),
 }
 
 

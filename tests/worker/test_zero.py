@@ -33,6 +33,7 @@ RECIPES = {
     "sft-full": ("sft_adapter", settings(FULL, sft={})),
     "sft-lora": ("sft_adapter", settings(LORA, sft={})),
     "reward-lora": ("reward_model", settings(LORA, sft={}, reward={})),
+    "classifier-lora": ("classifier", settings(LORA, classifier={})),
     "dpo-full": ("policy", settings(FULL, sft={}, policy={"method": "dpo", "beta": 0.1})),
     "dpo-lora": ("policy", settings(LORA, sft={}, policy={"method": "dpo", "beta": 0.1})),
 }
@@ -48,6 +49,8 @@ CASES = {
     "sft-lora, ZeRO 3": {"zero_stage": 3},
     "reward-lora, ZeRO 2": {"zero_stage": 2},
     "reward-lora, ZeRO 3": {"zero_stage": 3},
+    "classifier-lora, ZeRO 2": {"zero_stage": 2},
+    "classifier-lora, ZeRO 3": {"zero_stage": 3},
     "dpo-full, ZeRO 3": {"zero_stage": 3},
     "dpo-lora, ZeRO 2": {"zero_stage": 2},
 }
