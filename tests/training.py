@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,16 @@ class School:
 
     splitter: Splitter
     data: dict[str, Any]
-    batches: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: BATCHES)
+    batches: dict[str, list[dict[str, Any]]] | None = None
 
-    @property
-    def batches(self) -> dict[str, list[dict[str, Any]]]:
-        return LABELLED if self.splitter.settings.get("classifier") else BATCHES
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        return self.batches or (LABELLED if self.splitter.settings.get("classifier") else BATCHES)
 
     def stages(self) -> dict[str, Stage]:
-        return self.splitter.stages(self.batches, **self.data)
+        return self.splitter.stages(self.rows(), **self.data)
 
     def splits(self) -> Splits:
-        return self.splitter.make(self.batches, **self.data)
+        return self.splitter.make(self.rows(), **self.data)
 
     def train(self, name: str, **execution: Any) -> Artifact:
         """The artifact of a stage, made now with those it stands on, where they are not there yet."""

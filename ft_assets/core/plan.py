@@ -243,9 +243,7 @@ def _plan_stage(
         longest += recipe.adapter.num_virtual_tokens
     scored = 0 if name == "classifier" else shape.vocabulary  # scores of each token, in float32
     row_bytes = (
-        sequences
-        * longest
-        * (_activation_bytes(recipe, shape) * (2 if device == "cpu" else 1) + 3 * 4 * scored)
+        sequences * longest * (_activation_bytes(recipe, shape) * (2 if device == "cpu" else 1) + 3 * 4 * scored)
     )
     room = hardware.memory_gib * GIB * MARGIN - WORKER_BYTES - weights - trainable
     if room < row_bytes:

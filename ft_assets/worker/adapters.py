@@ -38,7 +38,7 @@ from ft_assets.worker.models import (
 
 PIECE = "4GB"  # of a model's weights in one file
 HEAD = "score"  # what transformers calls the head of a decoder that classifies
-WHOLE = ("reward_model", "classifier")
+WHOLE = ("reward_model", "classifier")  # models that give a sequence a number or a label
 
 
 def policy_model(job: Job, base: Artifact, start: Artifact | None, dtype: torch.dtype, attention: str) -> Any:

@@ -20,16 +20,17 @@ class Kernels:
     fused_lora: bool
 
 
-def kernels(device: str, packed: bool, zero_stage: int) -> Kernels:
+def kernels(device: str, packed: bool, zero_stage: int, writes: bool = True) -> Kernels:
     """The kernels this machine has for a run.
 
     Packed rows take PyTorch's variable-length attention, which computes no more than each conversation's own block. LoRA in
-    one function reads weights that ZeRO-3 has parted, so not there.
+    one function reads weights that ZeRO-3 has parted, so not there. Liger puts the forward pass of a language model in place
+    of the model's own (``apply_liger_kernel_to_llama`` of liger-kernel 0.8.5), so it is for models that write alone.
     """
     cuda = device == "cuda"
     return Kernels(
         attn_implementation=varlen.register() if cuda and packed else "sdpa",
-        use_liger_kernel=cuda and importlib.util.find_spec("liger_kernel") is not None,
+        use_liger_kernel=cuda and writes and importlib.util.find_spec("liger_kernel") is not None,
         fused_lora=zero_stage < 3,
     )
 

@@ -29,7 +29,7 @@ from ft_assets.core.artifact import Artifact
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.labels import METRICS
 from ft_assets.worker import lora_linear, trial
-from ft_assets.worker.adapters import classifier_model, policy_model, prepare_trained, reward_model
+from ft_assets.worker.adapters import WHOLE, classifier_model, policy_model, prepare_trained, reward_model
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_reward
 from ft_assets.worker.packing import PackedCollator, TryPacking
@@ -82,7 +82,8 @@ class Stage:
         self.start: Artifact | None = job.input("adapter") if job.has("adapter") else None
         self.tokenizer = load_tokenizer(self.base.folder)
         self.packed = job.stage in ("sft_adapter", "sft_trial") and "seq_lengths" in self.rows("sft_train").column_names
-        self.kernels = kernels(device, self.packed, job.execution["placement"]["zero_stage"])
+        zero_stage = job.execution["placement"]["zero_stage"]
+        self.kernels = kernels(device, self.packed, zero_stage, writes=job.stage not in WHOLE)
         self.arguments = training_arguments(job, device, dtype, folder)
         self.arguments["use_liger_kernel"] = self.kernels.use_liger_kernel
 

@@ -96,3 +96,9 @@ def test_an_eight_bit_optimizer_takes_other_steps_and_learns(tmp_path, tiny_base
         runs.append(school.train("sft_adapter").manifest.metrics["final_loss"])
     assert runs[0] == pytest.approx(runs[1], abs=0.2)
     assert runs[0] != runs[1]
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_liger_is_for_models_that_write(monkeypatch, writes):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert kernels("cuda", packed=False, zero_stage=0, writes=writes).use_liger_kernel == writes
