@@ -91,6 +91,7 @@ def test_the_card_says_what_it_is_for(shop):
     assert front["pipeline_tag"] == "text-classification"
     assert front["model-index"][0]["results"][0]["metrics"][0]["type"] == "accuracy"
     assert "AutoModelForSequenceClassification" in card
+    assert "| fault | money | 1 |" in card
     for label in set(WORDS.values()):
         assert re.search(rf"^\| {label} \| [\d.]+ \| [\d.]+ \| [\d.]+ \| \d+ \|$", card, re.MULTILINE)
 

@@ -73,7 +73,7 @@ def _task(facts: dict[str, Any]) -> str:
 
 
 def _scores(facts: dict[str, Any]) -> str:
-    """The table of contestants, and of a classifier that of its labels."""
+    """The table of contestants, and of a classifier those of its labels and of what it takes for what."""
 
     def row(contestant: dict[str, Any], *more: str) -> list[str]:
         span = f"{contestant['low']:.3f} to {contestant['high']:.3f}"
@@ -89,7 +89,11 @@ def _scores(facts: dict[str, Any]) -> str:
         [entry["label"], *(f"{entry[name]:.3f}" for name in ("precision", "recall", "f1")), str(entry["rows"])]
         for entry in facts["classes"]["labels"]
     ]
-    return f"{contestants}\n\n{_table(['label', 'precision', 'recall', 'F1', 'rows'], labels)}"
+    tables = [contestants, _table(["label", "precision", "recall", "F1", "rows"], labels)]
+    mistakes = [[pair["expected"], pair["predicted"], str(pair["rows"])] for pair in facts["classes"]["mistakes"]]
+    if mistakes:
+        tables.append(_table(["has the label", "was given", "rows"], mistakes))
+    return "\n\n".join(tables)
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:
