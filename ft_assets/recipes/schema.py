@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator, 
 
 from ft_assets.core.cron import parse
 from ft_assets.recipes.classifying import METRICS_OF_LABELS, check_classifier, check_measures
+from ft_assets.recipes.hardware import Hardware
 from ft_assets.recipes.strict import Strict
 from ft_assets.recipes.sweep import Sweep, check_sweep
 
@@ -295,68 +296,6 @@ class Publish(Strict):
     """Where the model goes: a folder or fsspec URL. A relative path is under the project's home folder."""
 
     to: Annotated[str, Field(min_length=1)]
-
-
-OURS_IN_DEEPSPEED = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-)
-
-
-class Hardware(Strict):
-    """Execution only: nothing here changes a fingerprint. Memory in GiB, price in US dollars per hour.
-
-    ``dtype`` is what a model computes in; ``auto`` takes what the chip is fast in. A checkpoint is written every
-    ``checkpoint_every_steps`` or ``checkpoint_every_minutes``; where neither is given, every 10 steps, or less often where
-    saving would take more than 3% of the time. The last ``keep_checkpoints`` stay.
-    ``deepspeed`` is merged into the configuration that is made from the rest, for what DeepSpeed can do and has no field here.
-    ``parallel_trials`` of a sweep train at once, each with the memory and the processes given here.
-    """
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    processes: Annotated[int, Field(ge=1, le=1024)] = 1
-    threads_per_process: Annotated[int, Field(ge=1, le=1024)] | None = None
-    memory_gib: Annotated[float, Field(gt=0, le=65_536)] = 8.0
-    usd_per_hour: Annotated[float, Field(ge=0, le=100_000)] = 0.0
-    zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
-    offload_optimizer: Literal["none", "cpu"] = "none"
-    offload_param: Literal["none", "cpu"] = "none"
-    activation_checkpointing: bool = False
-    torch_compile: bool = False
-    full_determinism: bool = False
-    deepspeed: dict[str, Any] = {}
-    checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    checkpoint_every_minutes: Annotated[float, Field(gt=0, le=10_000)] | None = None
-    keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
-    evaluation_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
-    parallel_trials: Annotated[int, Field(ge=1, le=1024)] = 1
-
-    @model_validator(mode="after")
-    def _deepspeed_has_what_it_needs(self) -> "Hardware":
-        wanted = {
-            "offload_optimizer": self.offload_optimizer != "none",
-            "offload_param": self.offload_param != "none",
-            "deepspeed": bool(self.deepspeed),
-        }
-        least = {"offload_optimizer": 1, "offload_param": 3, "deepspeed": 1}
-        for name in (name for name, given in wanted.items() if given):
-            if self.zero_stage == "auto" or self.zero_stage < least[name]:
-                raise ValueError(f"{name} needs zero_stage {least[name]} or more, zero_stage is {self.zero_stage}")
-        zero = self.deepspeed.get("zero_optimization", {})
-        ours = {name: name for name in OURS_IN_DEEPSPEED} | {"zero_optimization.stage": "zero_stage"}
-        given = {*self.deepspeed, *(f"zero_optimization.{name}" for name in zero if isinstance(zero, dict))}
-        if taken := sorted(given & set(ours)):
-            raise ValueError(f"deepspeed sets {', '.join(taken)}, which this recipe's own fields decide")
-        return self
-
-    def checkpoints(self) -> dict[str, float | None]:
-        """What a worker is told of them."""
-        return self.model_dump(include={"checkpoint_every_steps", "checkpoint_every_minutes", "keep_checkpoints"})
 
 
 class Retrain(Strict):
