@@ -90,6 +90,7 @@ class Splitter:
     folder: Path
     base: Path
     settings: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe | None = None  # that of the stages asked for last
 
     @property
     def store(self) -> ArtifactStore:
@@ -134,6 +135,7 @@ class Splitter:
                 **self.settings,
             }
         )
+        self.recipe = recipe
         return model_stages(recipe, Inputs(validated, "base", "content"))
 
     def _write_rows(self, fingerprint: str, kind: str, rows: list[dict[str, Any]]) -> None:

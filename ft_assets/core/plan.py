@@ -207,14 +207,28 @@ def plan_recipe(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]],
         settings: Training | None = getattr(recipe, name)
         if settings is not None:
             rows = splits[part]
-            if isinstance(settings, Policy) and part == "prompt":
-                rows = {**rows, "longest": rows["longest"] + settings.max_completion_length}
+            if isinstance(settings, Policy):
+                rows = _seen_by(settings, rows)
             plan = _plan_stage(recipe, name, settings, shape, rows, sequences, device)
             if sweep is not None and name == "sft":
                 seconds, cost = plan.seconds * sweep.n_trials, plan.cost_usd * sweep.n_trials
                 plans.append(replace(plan, stage="sft_sweep", seconds=round(seconds, 1), cost_usd=round(cost, 6)))
             plans.append(plan)
     return plans
+
+
+def _seen_by(policy: Policy, rows: dict[str, int]) -> dict[str, int]:
+    """The rows that a policy's trainer counts: both sides of a pair each, or each answer that it writes itself."""
+    if policy.method == "kto":
+        return {**rows, "rows": 2 * rows["rows"]}
+    if not policy.online:
+        return rows
+    answers = rows["rows"] * policy.num_generations
+    return {
+        "rows": answers,
+        "tokens": policy.num_generations * rows["tokens"] + answers * policy.max_completion_length,
+        "longest": rows["longest"] + policy.max_completion_length,
+    }
 
 
 def _refuse_uneven_batches(recipe: Recipe, sweep: Sweep) -> None:
@@ -253,7 +267,13 @@ def _plan_stage(
             f"hardware.memory_gib: {math.ceil((row_bytes + weights + trainable + WORKER_BYTES) / GIB / MARGIN)}; "
             f"a smaller data.max_length; a smaller base_model"
         )
-    micro = max(size for size in range(1, per_process + 1) if per_process % size == 0 and size * row_bytes <= room)
+    sizes = [size for size in range(1, per_process + 1) if per_process % size == 0 and size * row_bytes <= room]
+    micro = max(sizes)
+    if micro == 1 and isinstance(settings, Policy) and settings.method == "kto":
+        raise FineTuneError(
+            "policy: kto compares at least two rows at a time, and one fits in each process; raise hardware.memory_gib "
+            f"({hardware.memory_gib:g}) or policy.global_batch_size ({settings.global_batch_size})"
+        )
     steps = training_steps(part["rows"], settings)
     tokens = steps * settings.global_batch_size * part["tokens"] / max(1, part["rows"])
     reference = 1.5 if name == "policy" else 1.0

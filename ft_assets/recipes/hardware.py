@@ -1,19 +1,22 @@
 """What a recipe says of the machine: execution only, nothing here changes a fingerprint."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from ft_assets.recipes.strict import Strict
 
-OURS_IN_DEEPSPEED = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
+DEEPSPEED_SECTIONS = (
+    "activation_checkpointing",
+    "aio",
+    "comms_logger",
+    "flops_profiler",
+    "memory_breakdown",
+    "steps_per_print",
+    "wall_clock_breakdown",
+    "zero_optimization",
 )
+OURS_IN_ZERO = ("stage", "offload_optimizer", "offload_param")
 
 
 class Hardware(Strict):
@@ -38,7 +41,7 @@ class Hardware(Strict):
     activation_checkpointing: bool = False
     torch_compile: bool = False
     full_determinism: bool = False
-    deepspeed: dict[str, Any] = {}
+    deepspeed: dict[str, JsonValue] = {}
     checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     checkpoint_every_minutes: Annotated[float, Field(gt=0, le=10_000)] | None = None
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
@@ -56,11 +59,15 @@ class Hardware(Strict):
         for name in (name for name, given in wanted.items() if given):
             if self.zero_stage == "auto" or self.zero_stage < least[name]:
                 raise ValueError(f"{name} needs zero_stage {least[name]} or more, zero_stage is {self.zero_stage}")
+        if unknown := sorted(set(self.deepspeed) - set(DEEPSPEED_SECTIONS)):
+            raise ValueError(
+                f"deepspeed has {', '.join(unknown)}; what changes no result may stand there: {', '.join(DEEPSPEED_SECTIONS)}"
+            )
         zero = self.deepspeed.get("zero_optimization", {})
-        ours = {name: name for name in OURS_IN_DEEPSPEED} | {"zero_optimization.stage": "zero_stage"}
-        given = {*self.deepspeed, *(f"zero_optimization.{name}" for name in zero if isinstance(zero, dict))}
-        if taken := sorted(given & set(ours)):
-            raise ValueError(f"deepspeed sets {', '.join(taken)}, which this recipe's own fields decide")
+        if not isinstance(zero, dict):
+            raise ValueError(f"deepspeed.zero_optimization is {zero!r:.40}, not a mapping")
+        if taken := sorted(set(zero) & set(OURS_IN_ZERO)):
+            raise ValueError(f"deepspeed.zero_optimization sets {', '.join(taken)}, which fields of hardware decide")
         return self
 
     def checkpoints(self) -> dict[str, float | None]:

@@ -4,6 +4,7 @@ Every field is either identity (it changes what is made) or execution (it change
 stands in says which: :class:`Hardware` and :class:`Retrain` alone are execution. Scientific choices have no hidden defaults.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
@@ -14,6 +15,8 @@ from ft_assets.recipes.hardware import Hardware
 from ft_assets.recipes.strict import Strict
 from ft_assets.recipes.sweep import Sweep, check_sweep
 
+# Entries of a trainer's log that say nothing of what the model has learned.
+NO_MEASURE = r"runtime|per_second|epoch|num_"
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
@@ -207,6 +210,18 @@ class Lora(Strict):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
     target_modules: str | list[str]
 
+    @field_validator("target_modules")
+    @classmethod
+    def _names_modules(cls, wanted: str | list[str]) -> str | list[str]:
+        if not wanted or "lm_head" in ([wanted] if isinstance(wanted, str) else wanted):
+            raise ValueError("names linear modules of the model's body (q_proj, say) or all-linear; not lm_head")
+        if isinstance(wanted, str):
+            try:
+                re.compile(wanted)
+            except re.error as error:
+                raise ValueError(f"is no regular expression: {error}") from error
+        return wanted
+
 
 class PromptTuning(Strict):
     """PEFT's prompt tuning: ``num_virtual_tokens`` embeddings before each row are all that is learned."""
@@ -248,6 +263,10 @@ class Training(Strict):
     def _best_is_measured(self) -> "Training":
         if (self.metric_for_best_model is None) != (self.eval_steps is None):
             raise ValueError("metric_for_best_model and eval_steps go together: give both or neither")
+        if self.metric_for_best_model and re.search(NO_MEASURE, self.metric_for_best_model):
+            raise ValueError(
+                f"metric_for_best_model {self.metric_for_best_model} tells of the machine, not of the model"
+            )
         return self
 
 
@@ -262,6 +281,19 @@ class Policy(Training):
     num_generations: Annotated[int, Field(ge=2, le=256)] = 2
     max_completion_length: Annotated[int, Field(ge=1, le=65_536)] = 64
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+
+    @model_validator(mode="after")
+    def _method_can_train(self) -> "Policy":
+        if self.method in ("dpo", "kto") and not self.beta:
+            raise ValueError(f"{self.method} with beta 0 learns nothing; give beta above 0")
+        if self.online and self.global_batch_size % self.num_generations:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} counts answers, and is no multiple of num_generations "
+                f"{self.num_generations}"
+            )
+        if self.online and self.metric_for_best_model:
+            raise ValueError(f"{self.method} is measured on no validation rows; leave metric_for_best_model out")
+        return self
 
     @property
     def online(self) -> bool:
@@ -384,6 +416,20 @@ class Recipe(Strict):
             raise ValueError("data.classification is trained on by a classifier stage alone; give one, or leave it out")
         return self
 
+    def _optimizers_fit(self) -> None:
+        """ZeRO hands an optimizer flat parts of the weights: one that looks at their shape or at blocks of them would take
+        other steps on another number of GPUs.
+        """
+        hardware = self.hardware
+        parted = hardware.processes > 1 if hardware.zero_stage == "auto" else hardware.zero_stage > 0
+        for stage in ("cpt", "sft", "reward", "policy", "classifier"):
+            own: Training | None = getattr(self, stage)
+            if parted and own is not None and own.optim != "adamw_torch_fused":
+                raise ValueError(
+                    f"{stage}.optim {own.optim} depends on how ZeRO parts the weights; use adamw_torch_fused, or "
+                    "hardware.zero_stage 0"
+                )
+
     @model_validator(mode="after")
     def _stages_have_data(self) -> "Recipe":
         needs = {
@@ -402,6 +448,12 @@ class Recipe(Strict):
                 "virtual tokens stand before each row, so none is packed; leave reward, quantize and data.packing out, or "
                 "use another adapter.method"
             )
+        self._optimizers_fit()
+        if isinstance(self.adapter, PromptTuning) and self.policy and self.policy.method == "orpo":
+            raise ValueError("orpo does not train virtual tokens; use dpo or kto, or another adapter.method")
+        best = [stage for stage in needs if (own := getattr(self, stage)) and own.metric_for_best_model]
+        if best and not self.data.split.validation:
+            raise ValueError(f"{best[0]}.metric_for_best_model needs validation rows; data.split.validation is 0")
         if self.policy and self.policy.online and self.reward is None:
             raise ValueError(f"policy.method {self.policy.method} needs a reward stage")
         if not any((self.cpt, self.sft, self.policy, self.classifier)):

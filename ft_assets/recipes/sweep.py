@@ -109,11 +109,11 @@ def check_sweep(sweep: Sweep, recipe: Mapping[str, Any]) -> None:
     if sweep.search.adapter and recipe["cpt"]:
         raise ValueError("search.adapter: sft goes on with the adapter of cpt; leave one of the two out")
     for name, space in sweep.spaces().items():
-        part, field = name.split(".")
+        part, _, field = name.partition(".")
         base: BaseModel = recipe[part]
         fields = [known for known in type(base).model_fields if known != "method"]
         if field not in fields:
-            raise ValueError(f"search.{name} is no field of {part}; allowed: {', '.join(fields)}")
+            raise ValueError(f"search.{name} is no field of {part}; allowed: {', '.join(fields) or 'none'}")
         own = getattr(base, field)
         if space.choices is None and (isinstance(own, bool) or not isinstance(own, (int, float))):
             raise ValueError(

@@ -119,7 +119,8 @@ def _told_of_rows(rows: Any, at: list[int]) -> str:
     else:
         why, remedy = "", "lower learning_rate or max_grad_norm, or look at the rows of this step"
     names = seen["row_id"] if "row_id" in rows.column_names else [f"number {row}" for row in at]
-    more = f" and {len(at) - MOST_NAMED_ROWS} more" if len(at) > MOST_NAMED_ROWS else ""
+    names = list(dict.fromkeys(names))
+    more = f" and {len(names) - MOST_NAMED_ROWS} more" if len(names) > MOST_NAMED_ROWS else ""
     packed = " (of packed rows the first)" if "seq_lengths" in rows.column_names else ""
     return f"{why}; {remedy}{packed}: {', '.join(names[:MOST_NAMED_ROWS])}{more}"
 

@@ -10,6 +10,7 @@ they hold what genuine ones hold.
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +62,10 @@ def rotate(newest: Path, keep: int, best: int | None) -> None:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
+    found = [
+        path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()
+    ]
+    return sorted(found, key=step_of, reverse=True)
 
 
 def _sync(path: Path) -> None:
@@ -82,13 +86,15 @@ def fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None where it verifies."""
     try:
         signature = json.loads((checkpoint / SIGNATURE).read_text())
-        files = signature["files"]
+        files = dict(signature["files"])
     except FileNotFoundError:
         return "it was not saved to the end"
-    except (ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "its signature cannot be read"
     if set(signature) != FIELDS:
         return "another version of this code saved it"
+    if strange := sorted(_names(checkpoint) - set(files)):
+        return f"{strange[0]} was not saved with it"
     paths = [checkpoint / name for name in files]
     if missing := [path.name for path in paths if not path.is_file()]:
         return f"{missing[0]} is missing"
@@ -99,6 +105,12 @@ def fault(checkpoint: Path) -> str | None:
     if best is not None and best != step_of(checkpoint) and (wrong := fault(checkpoint.parent / f"checkpoint-{best}")):
         return f"of the best checkpoint so far, that of step {best}, {wrong}"
     return None
+
+
+def _names(checkpoint: Path) -> set[str]:
+    """Its files, but the signature and the universal form that another number of processes was given."""
+    names = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
+    return {name for name in names if name != SIGNATURE and "universal" not in name}
 
 
 def check_deepspeed(checkpoint: Path) -> None:

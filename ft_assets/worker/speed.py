@@ -2,6 +2,8 @@
 
 import importlib.util
 import resource
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +37,10 @@ def kernels(device: str, packed: bool, zero_stage: int, writes: bool = True) -> 
     )
 
 
+# Prompts that stand in the rows of both sides too, and KTO's mismatched answers, which nothing is learned from.
+BESIDE = ("prompt", "KL_")
+
+
 class Counter:
     """Counts the tokens and the padding of each batch that a trainer takes a step on.
 
@@ -44,7 +50,10 @@ class Counter:
     def __init__(self, trainer: Any):
         self.places = 0
         self.padding: Any = 0
+        self.seconds_beside = 0.0  # spent on evaluating and saving
         step = trainer.training_step
+        trainer.evaluate = self._beside(trainer.evaluate)
+        trainer._save_checkpoint = self._beside(trainer._save_checkpoint)
 
         def counted(model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
             self.add(inputs)
@@ -52,11 +61,22 @@ class Counter:
 
         trainer.training_step = counted
 
+    def _beside(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **more: Any) -> Any:
+            started = time.monotonic()
+            found = work(*args, **more)
+            self.seconds_beside += time.monotonic() - started
+            return found
+
+        return timed
+
     def add(self, inputs: Any) -> None:
         """Adds a batch; one of an online method, which has no tokens yet, counts nothing."""
         if not isinstance(inputs, dict):
             return
-        masks = [value for name, value in inputs.items() if name.endswith("attention_mask") and name[:6] != "prompt"]
+        masks = [
+            value for name, value in inputs.items() if name.endswith("attention_mask") and not name.startswith(BESIDE)
+        ]
         if not masks and "position_ids" in inputs:
             # A packed row has no mask: its positions go up to the end of the last conversation, and are 0 after it.
             masks = [inputs["position_ids"].flip(1).cumsum(1) > 0]
@@ -79,9 +99,10 @@ def measured(
     activation checkpointing computes again does not count.
 
     Args:
-        seconds: of the training loop.
+        seconds: of the training loop; what it spent on evaluating and saving is taken off.
         processes: ranks, each with a share of the rows.
     """
+    seconds -= counter.seconds_beside
     found = {"train_seconds": seconds, "peak_memory_bytes": float(peak_memory_bytes(device))}
     if not counter.tokens or seconds <= 0:
         return found

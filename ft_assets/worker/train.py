@@ -32,7 +32,7 @@ def run(job: Job) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     ranks.join(placement, device)
     resume = ranks.from_first(checkpoints.newest(folder, world, say=job.progress) if job.rank == 0 else None)
-    wanted = ranks.from_first(dtype_name(pick_dtype(device, job.execution["dtype"])))
+    wanted = ranks.from_first(_dtype(job, device))
     dtype = resume.dtype or wanted
     if dtype != wanted:
         job.progress(f"going on in {dtype}, in which its checkpoint was made; {wanted} is for what is made anew")
@@ -56,6 +56,12 @@ def run(job: Job) -> None:
         speed = _speed(job, built, device, dtype_from_name(dtype))
         validation = trainer.evaluate() if trainer.eval_dataset is not None and len(trainer.eval_dataset) else {}
         _save(job, built, dtype, resume, speed | _validation(validation), tracker)
+
+
+def _dtype(job: Job, device: str) -> str:
+    """What is computed in. On a CPU DeepSpeed casts nothing, and a whole model is trained in float32."""
+    whole = job.identity["adapter"]["method"] == "full" and job.execution["placement"]["zero_stage"]
+    return "float32" if whole and device == "cpu" else dtype_name(pick_dtype(device, job.execution["dtype"]))
 
 
 def _with_best_trial(job: Job) -> tuple[Job, Path]:

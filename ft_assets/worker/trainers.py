@@ -191,7 +191,12 @@ def saving(training: dict[str, Any]) -> dict[str, Any]:
     """When the trainer itself saves: at its end, and at each evaluation where the best weights are wanted."""
     if training["metric_for_best_model"] is None:
         return {"save_strategy": "steps", "save_steps": NEVER}
-    every = {"eval_steps": training["eval_steps"], "save_steps": training["eval_steps"]}
+    # The trainer takes the mean of its batches' losses: of one row each, it does not hang on the micro-batch.
+    every = {
+        "eval_steps": training["eval_steps"],
+        "save_steps": training["eval_steps"],
+        "per_device_eval_batch_size": 1,
+    }
     best = {"load_best_model_at_end": True, "metric_for_best_model": training["metric_for_best_model"]}
     return {"save_strategy": "steps", "eval_strategy": "steps", **every, **best}
 
@@ -374,5 +379,7 @@ def _online(stage: Stage) -> Any:
         reward_funcs=load_reward(stage.job.input("reward_model").folder, stage.dtype),
         reward_processing_classes=stage.tokenizer,
         args=settings,
-        train_dataset=Dataset.from_list([{"prompt": json.loads(row["prompt"])} for row in rows]),
+        train_dataset=Dataset.from_list(
+            [{"prompt": json.loads(row["prompt"]), "row_id": row["row_id"]} for row in rows]
+        ),
     )

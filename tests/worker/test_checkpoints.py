@@ -59,6 +59,29 @@ def test_order_is_by_step_whatever_the_clock_said(folder) -> None:
     assert sorted(step_of(path) for path in folder.iterdir()) == [9, 10]
 
 
+@pytest.mark.parametrize("strange", ["checkpoint-11-backup/", "checkpoint-12", "checkpoint-old/"])
+def test_what_is_no_checkpoint_is_passed_by(folder, strange: str) -> None:
+    if strange.endswith("/"):
+        (folder / strange).mkdir()
+    else:
+        (folder / strange).write_text("a file")
+    assert newest(folder, WORLD, say=lambda _: None).step == 10
+    assert (folder / strange).exists()
+
+
+@pytest.mark.parametrize("signature", ["[1]", '{"files": [1], "dtype": 1, "seconds": 1, "world": 1, "best": 1}', "7"])
+def test_a_signature_of_another_form_is_no_signature(folder, signature: str) -> None:
+    (folder / "checkpoint-10" / SIGNATURE).write_text(signature)
+    assert newest(folder, WORLD, say=lambda _: None).step == 9
+
+
+def test_a_file_that_was_put_beside_makes_a_checkpoint_count_no_more(folder) -> None:
+    (folder / "checkpoint-10" / "scaler.pt").write_bytes(b"planted")
+    said: list[str] = []
+    assert newest(folder, WORLD, said.append).step == 9
+    assert "scaler.pt was not saved with it" in said[0]
+
+
 @pytest.mark.parametrize("wanted", ["2 processes and ZeRO 2", "1 processes and ZeRO 2", "2 processes and ZeRO 0"])
 def test_another_world_is_refused_where_it_cannot_be_converted(folder, wanted: str) -> None:
     with pytest.raises(FineTuneError, match="Put hardware back"):

@@ -11,11 +11,12 @@ import bitsandbytes as bnb
 import pytest
 import torch
 from peft import PeftModel
-from splitting import Splitter, pair, talk
+from splitting import TEST, Splitter, pair, pairs, talk, talks
 from training import GOLDEN, LORA, School, losses, recorded, settings
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from ft_assets.core.errors import FineTuneError
+from ft_assets.core.plan import plan_recipe, read_shape
 from ft_assets.worker import adapters, trainers
 from ft_assets.worker.models import check_base, load_trained, without_peft
 from ft_assets.worker.template import IGNORED
@@ -232,6 +233,26 @@ def test_the_base_model_is_quantized_while_an_adapter_is_trained_on_it(schools, 
     assert len(quantized) == 2 * 7  # each linear weight of two layers; the head stays as it is
     if adapter is QLORA:
         assert all(module.weight.quant_state.nested for module in quantized)
+
+
+@pytest.mark.parametrize(
+    "name", ["sft-lora", "reward-lora", "dpo-lora", "kto-lora", "orpo-lora", "rloo-lora", "grpo-lora"]
+)
+def test_a_trainer_takes_the_steps_that_are_planned(tmp_path, tiny_base, name):
+    stage, own = CASES[name]
+    of_recipe = {"sft_adapter": "sft", "reward_model": "reward", "policy": "policy"}[stage]
+    own = own | {of_recipe: own[of_recipe] | {"max_steps": None, "global_batch_size": 4}}
+    batches = {"sft:s@1": talks(10), "preference:p@1": pairs(10, 100), **TEST}
+    school = School(Splitter(tmp_path, tiny_base, own), {}, batches)
+    made = school.train(stage, placement={"micro_batch": 4})
+    parts = school.splits().artifact.manifest.metrics["parts"]
+    splits = {
+        role: {"rows": part["rows"]["train"], "tokens": part["tokens"], "longest": part["longest"]}
+        for role, part in parts.items()
+        if "tokens" in part
+    }
+    planned = plan_recipe(school.splitter.recipe, read_shape(tiny_base), splits, "cpu")
+    assert [plan.steps for plan in planned if plan.stage == of_recipe] == [made.manifest.metrics["steps"]]
 
 
 def test_an_adapter_for_another_base_is_refused_with_both_hashes(schools, trained):

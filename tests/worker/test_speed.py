@@ -15,6 +15,12 @@ class Trainer:
     def training_step(self, model, inputs):
         return inputs
 
+    def evaluate(self):
+        return {"eval_loss": 1.0}
+
+    def _save_checkpoint(self):
+        pass
+
 
 def counted(*batches):
     trainer = Trainer()
@@ -49,6 +55,19 @@ def test_prompts_that_have_no_tokens_yet_count_nothing():
     counter = counted([{"prompt": "Why?"}])
     assert counter.tokens == 0
     assert "tokens_per_second" not in measured(counter, 1.0, torch.nn.Linear(2, 2), True, "cpu", torch.float32, 1)
+
+
+def test_validating_and_saving_are_no_training():
+    trainer = Trainer()
+    counter = Counter(trainer)
+    mask = torch.ones(1, 10, dtype=torch.long)
+    trainer.training_step(None, {"attention_mask": mask, "KL_attention_mask": mask})
+    assert trainer.evaluate() == {"eval_loss": 1.0}
+    trainer._save_checkpoint()
+    assert 0 < counter.seconds_beside < 1
+    counter.seconds_beside = 3.0
+    found = measured(counter, 5.0, torch.nn.Linear(2, 2), True, "cpu", torch.float32, 1)
+    assert (found["train_seconds"], found["tokens_per_second"]) == (2.0, 5.0)
 
 
 def test_utilization_counts_four_operations_with_an_adapter_and_six_without():

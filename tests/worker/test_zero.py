@@ -166,7 +166,6 @@ def test_an_override_is_merged_into_what_the_placement_gives(splitter):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"zero_optimisation": {}}, "names zero_optimisation, which DeepSpeed does not know"),
         ({"zero_optimization": {"overlap_com": True}}, "zero_optimization.overlap_com is True"),
         ({"zero_optimization": {"reduce_bucket_size": "big"}}, "zero_optimization.reduce_bucket_size is 'big'"),
     ],
