@@ -103,7 +103,7 @@ class Deployment:
 def deployment(tmp_path) -> Iterator[Deployment]:
     deployment = Deployment(tmp_path)
     yield deployment
-    end_process_tree(deployment.process)
+    end_process_tree(deployment.process, grace_seconds=5.0)
     deployment.instance.dispose()
 
 

@@ -53,7 +53,7 @@ def test_the_lineage_shows_every_asset(webserver: str) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
-    with browser(2600, 1500) as window:
+    with browser(3600, 3400) as window:
         window.get(f"{webserver}/asset-groups/")
         until(lambda: {"data", "model", "release"} <= words_on(window), 60, "the groups in the lineage")
         ActionChains(window).key_down(Keys.ALT).send_keys("e").key_up(Keys.ALT).perform()

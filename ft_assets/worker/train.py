@@ -19,7 +19,7 @@ from ft_assets.worker.hardware import dtype_from_name, dtype_name, pick_device, 
 from ft_assets.worker.job import Job
 from ft_assets.worker.speed import measured
 from ft_assets.worker.tracking import Tracker
-from ft_assets.worker.trainers import Built, build
+from ft_assets.worker.trainers import Built, build, trains_whole
 
 
 def run(job: Job) -> None:
@@ -59,9 +59,10 @@ def run(job: Job) -> None:
 
 
 def _dtype(job: Job, device: str) -> str:
-    """What is computed in. On a CPU DeepSpeed casts nothing, and a whole model is trained in float32."""
-    whole = job.identity["adapter"]["method"] == "full" and job.execution["placement"]["zero_stage"]
-    return "float32" if whole and device == "cpu" else dtype_name(pick_dtype(device, job.execution["dtype"]))
+    """What is computed in. On a CPU nothing is cast under DeepSpeed, where a whole model or head is trained in float32."""
+    if device == "cpu" and job.execution["placement"]["zero_stage"] and trains_whole(job):
+        return "float32"
+    return dtype_name(pick_dtype(device, job.execution["dtype"]))
 
 
 def _with_best_trial(job: Job) -> tuple[Job, Path]:

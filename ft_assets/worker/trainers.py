@@ -147,12 +147,17 @@ def build(job: Job, device: str, dtype: torch.dtype, folder: Path) -> Built:
     return Built(trainer, Counter(trainer), stage.kernels)
 
 
+def trains_whole(job: Job) -> bool:
+    """Whether weights that are no adapter's are trained: all of them, or those of a head."""
+    return job.identity["adapter"]["method"] == "full" or job.stage in ("reward_model", "classifier")
+
+
 def training_arguments(job: Job, device: str, dtype: torch.dtype, folder: Path) -> dict[str, Any]:
     """What all trainers are told, in the names of transformers' ``TrainingArguments``."""
     training, placement, cuda = job.identity["training"], job.execution["placement"], device == "cuda"
     deepspeed = deepspeed_config(job, device, dtype)
-    # On a CPU an adapter's frozen base model is in ``dtype`` as it is; whole models are in float32 and cast on the way.
-    cast = cuda or (job.identity["adapter"]["method"] == "full" and deepspeed is None)
+    # On a CPU the frozen base model of an adapter is in ``dtype`` as it is; what is trained whole is in float32, and cast.
+    cast = cuda or (trains_whole(job) and deepspeed is None)
     return {
         "output_dir": str(folder),
         "per_device_train_batch_size": placement["micro_batch"],

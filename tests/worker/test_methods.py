@@ -235,6 +235,17 @@ def test_the_base_model_is_quantized_while_an_adapter_is_trained_on_it(schools, 
         assert all(module.weight.quant_state.nested for module in quantized)
 
 
+BFLOAT16 = ("sft-full", "sft-lora", "sft-qlora", "reward-lora", "reward-full", "reward-qlora", "classifier-lora")
+
+
+@pytest.mark.parametrize("name", BFLOAT16)
+def test_in_bfloat16_a_cpu_learns_the_same(tmp_path, tiny_base, name):
+    stage, own = CASES[name]
+    made = School(Splitter(tmp_path, tiny_base, own), {}).train(stage, dtype="bfloat16")
+    assert made.manifest.execution["dtype"] == "bfloat16"
+    assert losses(made) == pytest.approx(recorded(name)["loss"], abs=0.05)
+
+
 @pytest.mark.parametrize(
     "name", ["sft-lora", "reward-lora", "dpo-lora", "kto-lora", "orpo-lora", "rloo-lora", "grpo-lora"]
 )
