@@ -40,12 +40,11 @@ def sign(checkpoint: Path, dtype: str, seconds: float, world: str, best: int | N
         world: number of processes and ZeRO stage, which a checkpoint's files depend on.
         best: step of the best checkpoint so far, whose weights may be the result.
     """
-    paths = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != SIGNATURE]
+    names = sorted(_names(checkpoint))
+    paths = [checkpoint / name for name in names]
     for path in paths:
         _sync(path)
-    files = {
-        path.relative_to(checkpoint).as_posix(): digest for path, digest in zip(paths, _hashes(paths), strict=True)
-    }
+    files = dict(zip(names, _hashes(paths), strict=True))
     temporary = checkpoint / f".{SIGNATURE}"
     temporary.write_text(json.dumps({"files": files, "dtype": dtype, "seconds": seconds, "world": world, "best": best}))
     _sync(temporary)

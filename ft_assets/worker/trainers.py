@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,18 +44,19 @@ PAIR = ("prompt_ids", "chosen_ids", "rejected_ids")
 ONLINE = {"rloo": (RLOOTrainer, RLOOConfig), "grpo": (GRPOTrainer, GRPOConfig)}
 
 
-class TokenizedDPOTrainer(DPOTrainer):
-    """TRL's, over rows that have been tokenized."""
+class Tokenized:
+    """Beside one of TRL's trainers: its rows have been tokenized, and stay as they are."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset
 
 
-class TokenizedKTOTrainer(KTOTrainer):
+class TokenizedDPOTrainer(Tokenized, DPOTrainer):
+    """TRL's, over pairs that have been tokenized."""
+
+
+class TokenizedKTOTrainer(Tokenized, KTOTrainer):
     """TRL's, over rows that have been tokenized and have their completion of another prompt."""
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
-        return dataset
 
 
 class TokenizedORPOTrainer(ORPOTrainer):
@@ -78,7 +80,7 @@ class Stage:
 
     def __init__(self, job: Job, device: str, dtype: torch.dtype, folder: Path):
         self.job, self.dtype = job, dtype
-        self.base = job.input("base_model")
+        self.base, self.splits = job.input("base_model"), job.input("tokenized_splits")
         self.start: Artifact | None = job.input("adapter") if job.has("adapter") else None
         self.tokenizer = load_tokenizer(self.base.folder)
         self.packed = job.stage in ("sft_adapter", "sft_trial") and "seq_lengths" in self.rows("sft_train").column_names
@@ -102,7 +104,7 @@ class Stage:
 
     def rows(self, name: str, *columns: str) -> Dataset:
         """Rows of a part of the splits, mapped into memory; all columns where none is named."""
-        shards = self.job.input("tokenized_splits").below(name)
+        shards = self.splits.below(name)
         if not shards:
             return Dataset.from_dict({})
         rows = concatenate_datasets([Dataset.from_file(str(file)) for file in shards])
@@ -149,7 +151,7 @@ def build(job: Job, device: str, dtype: torch.dtype, folder: Path) -> Built:
 
 def trains_whole(job: Job) -> bool:
     """Whether weights that are no adapter's are trained: all of them, or those of a head."""
-    return job.identity["adapter"]["method"] == "full" or job.stage in ("reward_model", "classifier")
+    return job.identity["adapter"]["method"] == "full" or job.stage in WHOLE
 
 
 def training_arguments(job: Job, device: str, dtype: torch.dtype, folder: Path) -> dict[str, Any]:
@@ -251,7 +253,7 @@ def _whole_row(row: dict[str, Any]) -> dict[str, Any]:
 def _classifier(stage: Stage) -> Any:
     # An encoder counts its positions from the left, so that padding before a text would move them.
     stage.tokenizer.padding_side = "right"
-    labels = sorted(stage.job.input("tokenized_splits").json("labels.json")["train"])
+    labels = sorted(stage.splits.json("labels.json")["train"])
     numbers = {label: number for number, label in enumerate(labels)}
 
     def numbered(rows: Dataset) -> Dataset:
@@ -290,26 +292,22 @@ def _measures_of_labels(found: EvalPrediction) -> dict[str, float]:
 
 
 def _dpo(stage: Stage) -> Any:
-    settings = stage.settings(DPOConfig, beta=stage.job.identity["training"]["beta"], max_length=None)
-    return TokenizedDPOTrainer(
-        model=stage.model(),
-        ref_model=stage.reference(),
-        processing_class=stage.tokenizer,
-        args=settings,
-        train_dataset=stage.training_rows("preference", *PAIR),
-        eval_dataset=stage.rows("preference_validation", *PAIR),
-    )
+    return _against_reference(stage, TokenizedDPOTrainer, DPOConfig, lambda pairs: pairs)
 
 
 def _kto(stage: Stage) -> Any:
-    settings = stage.settings(KTOConfig, beta=stage.job.identity["training"]["beta"], max_length=None)
-    return TokenizedKTOTrainer(
+    return _against_reference(stage, TokenizedKTOTrainer, KTOConfig, unpaired)
+
+
+def _against_reference(stage: Stage, trainer: Any, config: Any, rows_of: Callable[[Dataset], Dataset]) -> Any:
+    settings = stage.settings(config, beta=stage.job.identity["training"]["beta"], max_length=None)
+    return trainer(
         model=stage.model(),
         ref_model=stage.reference(),
         processing_class=stage.tokenizer,
         args=settings,
-        train_dataset=unpaired(stage.training_rows("preference", *PAIR)),
-        eval_dataset=unpaired(stage.rows("preference_validation", *PAIR)),
+        train_dataset=rows_of(stage.training_rows("preference", *PAIR)),
+        eval_dataset=rows_of(stage.rows("preference_validation", *PAIR)),
     )
 
 

@@ -9,6 +9,7 @@ import dagster as dg
 import psutil
 import pytest
 from conftest import ROOT
+from planned import PLACEMENT
 from waiting import until
 
 from ft_assets.core.errors import WorkerFailed
@@ -38,14 +39,6 @@ signal.signal(signal.SIGTERM, save)
 print("ready", flush=True)
 time.sleep(60)
 """
-PLACEMENT = {
-    "micro_batch": 4,
-    "gradient_accumulation_steps": 1,
-    "activation_checkpointing": False,
-    "longest_row_tokens": 64,
-    "activations_bytes": 4000,
-    "peak_bytes": 2**30,
-}
 
 
 def run_worker(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **bounds: float) -> WorkerFailed | None:

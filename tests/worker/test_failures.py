@@ -7,19 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from planned import PLACEMENT
 from safetensors import SafetensorError
 
 from ft_assets.core.errors import FineTuneError
 from ft_assets.worker.failures import explained
-
-PLACEMENT = {
-    "micro_batch": 4,
-    "gradient_accumulation_steps": 1,
-    "activation_checkpointing": False,
-    "longest_row_tokens": 64,
-    "activations_bytes": 4000,
-    "peak_bytes": 2**30,
-}
 
 
 @dataclass
