@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_assets.core.canonical import fingerprint
-from ft_assets.recipes.schema import HELD_OUT_ROLES, SOURCE_ROLES, TRAINING_ROLES, Lora, Recipe, Source
+from ft_assets.recipes.schema import HELD_OUT_ROLES, SOURCE_ROLES, TRAINING_ROLES, Recipe, Source
+from ft_assets.recipes.training import Lora
 
 CODE_VERSIONS = {
     "raw_corpus": "1",

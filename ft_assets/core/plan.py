@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.recipes.schema import Full, Lora, Policy, PromptTuning, Recipe, Training
+from ft_assets.recipes.schema import Recipe
 from ft_assets.recipes.sweep import Sweep
+from ft_assets.recipes.training import Full, Lora, Policy, PromptTuning, Training
 
 GIB = 2**30
 WORKER_BYTES = int(0.9 * GIB)

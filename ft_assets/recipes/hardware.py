@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
+from ft_assets.recipes.pods import Pods
 from ft_assets.recipes.strict import Strict
 
 DEEPSPEED_SECTIONS = (
@@ -19,6 +20,26 @@ DEEPSPEED_SECTIONS = (
 OURS_IN_ZERO = ("stage", "offload_optimizer", "offload_param")
 
 
+class Gpu(Strict):
+    """One type of GPU on offer, and the node it stands in. Price in US dollars per hour of one GPU.
+
+    ``counts`` are the numbers of GPUs that may be taken; above ``per_node`` they are whole nodes. ``bf16_tflops`` is the dense
+    peak of the data sheet.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    memory_gib: Annotated[float, Field(gt=0, le=4096)]
+    bf16_tflops: Annotated[float, Field(gt=0, le=100_000)]
+    usd_per_hour: Annotated[float, Field(ge=0, le=100_000)]
+    counts: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)] = [1]
+    per_node: Annotated[int, Field(ge=1, le=64)] = 8
+    node_memory_gib: Annotated[float, Field(gt=0, le=65_536)]
+    node_cpus: Annotated[int, Field(ge=1, le=1024)]
+    resource: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
+    node_selector: dict[str, str] = {}
+    spot: bool = False
+
+
 class Hardware(Strict):
     """Execution only: nothing here changes a fingerprint. Memory in GiB, price in US dollars per hour.
 
@@ -27,6 +48,8 @@ class Hardware(Strict):
     saving would take more than 3% of the time. The last ``keep_checkpoints`` stay.
     ``deepspeed`` is merged into the configuration that is made from the rest, for what DeepSpeed can do and has no field here.
     ``parallel_trials`` of a sweep train at once, each with the memory and the processes given here.
+    With ``gpus`` the plan chooses the type and number of GPUs for each stage, and ``processes``, ``memory_gib`` and
+    ``usd_per_hour`` are of no meaning to it. A plan that costs more than ``budget_usd`` is refused.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -47,6 +70,9 @@ class Hardware(Strict):
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
     evaluation_batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     parallel_trials: Annotated[int, Field(ge=1, le=1024)] = 1
+    gpus: list[Gpu] = []
+    budget_usd: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    pods: Pods = Pods()
 
     @model_validator(mode="after")
     def _deepspeed_has_what_it_needs(self) -> "Hardware":

@@ -23,7 +23,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.errors import FineTuneError
-from ft_assets.recipes.schema import QUANTIZED_BASE
+from ft_assets.recipes.training import QUANTIZED_BASE
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import (
     ADAPTER_FILES,

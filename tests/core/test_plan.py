@@ -21,7 +21,8 @@ from ft_assets.core.plan import (
     training_steps,
 )
 from ft_assets.recipes.load import SHIPPED
-from ft_assets.recipes.schema import Recipe, Training
+from ft_assets.recipes.schema import Recipe
+from ft_assets.recipes.training import Training
 
 TENSORS = {
     "model.embed_tokens.weight": [100, 8],
