@@ -29,7 +29,7 @@ from ft_assets.core.watching import look
 from ft_assets.recipes.load import Catalog
 from ft_assets.terminal import Screen
 from resources.environment import Settings, prepare_dagster_home
-from resources.launcher import standing_by
+from resources.local import standing_by
 
 SPLITS = "tokenized_splits"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

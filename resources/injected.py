@@ -2,7 +2,7 @@
 
 from resources.catalog import CatalogResource
 from resources.environment import Settings
-from resources.launcher import LocalLauncher
+from resources.local import LocalLauncher
 from resources.store import StoreResource
 from resources.tracker import TrackerResource
 

@@ -6,7 +6,7 @@ from ft_assets.assets.making import make_stage_in_worker
 from ft_assets.core.lineage import CODE_VERSIONS, base_stage
 from ft_assets.recipes.base import base_identity
 from resources.catalog import CatalogResource
-from resources.launcher import LocalLauncher
+from resources.launching import Launcher
 from resources.store import StoreResource
 from resources.tracker import TrackerResource
 
@@ -24,7 +24,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         store: StoreResource,
         catalog: CatalogResource,
-        launcher: LocalLauncher,
+        launcher: Launcher,
         tracker: TrackerResource,
     ) -> dg.MaterializeResult:
         known = catalog.load()

@@ -10,7 +10,7 @@ from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.recipe_run import RecipeRun
 from ft_assets.report.facts import TRAINED, UNTRAINED
 from resources.catalog import CatalogResource
-from resources.launcher import LocalLauncher
+from resources.launching import Launcher
 from resources.store import StoreResource
 from resources.tracker import TrackerResource
 
@@ -56,7 +56,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         store: StoreResource,
         catalog: CatalogResource,
-        launcher: LocalLauncher,
+        launcher: Launcher,
         tracker: TrackerResource,
     ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)

@@ -17,7 +17,7 @@ from ft_assets.core.recipe_run import RecipeRun, stages_of
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.schema import Recipe
 from resources.catalog import CatalogResource
-from resources.launcher import LocalLauncher
+from resources.launching import Launcher
 from resources.store import StoreResource
 from resources.tracker import TrackerResource
 
@@ -107,7 +107,7 @@ def make_in_worker(
     context: dg.AssetExecutionContext,
     run: RecipeRun,
     name: str,
-    launcher: LocalLauncher,
+    launcher: Launcher,
     store: StoreResource,
     tracker: TrackerResource,
     execution: dict[str, Any] | None = None,
@@ -121,7 +121,7 @@ def make_stage_in_worker(
     context: dg.AssetExecutionContext,
     stage: Stage,
     recipe: Recipe,
-    launcher: LocalLauncher,
+    launcher: Launcher,
     store: StoreResource,
     tracker: TrackerResource,
     execution: dict[str, Any] | None,

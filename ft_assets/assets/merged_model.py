@@ -6,7 +6,7 @@ from ft_assets.assets.making import make_in_worker, recipe_run
 from ft_assets.assets.training import GPU_POOL
 from ft_assets.core.lineage import CODE_VERSIONS
 from resources.catalog import CatalogResource
-from resources.launcher import LocalLauncher
+from resources.launching import Launcher
 from resources.store import StoreResource
 from resources.tracker import TrackerResource
 
@@ -36,7 +36,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         store: StoreResource,
         catalog: CatalogResource,
-        launcher: LocalLauncher,
+        launcher: Launcher,
         tracker: TrackerResource,
     ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)

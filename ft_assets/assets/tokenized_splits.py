@@ -9,7 +9,7 @@ from ft_assets.assets.showing import counts_table, image, table_schema
 from ft_assets.core.labels import FEW_ROWS
 from ft_assets.core.lineage import CODE_VERSIONS
 from resources.catalog import CatalogResource
-from resources.launcher import LocalLauncher
+from resources.launching import Launcher
 from resources.store import StoreResource
 from resources.tracker import TrackerResource
 
@@ -52,7 +52,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         store: StoreResource,
         catalog: CatalogResource,
-        launcher: LocalLauncher,
+        launcher: Launcher,
         tracker: TrackerResource,
     ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)

@@ -9,7 +9,7 @@ from ft_assets.assets.showing import image
 from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.recipe_run import RecipeRun, placement
 from resources.catalog import CatalogResource
-from resources.launcher import LocalLauncher
+from resources.launching import Launcher
 from resources.store import StoreResource
 from resources.tracker import TrackerResource
 
@@ -47,7 +47,7 @@ def training_asset(
         context: dg.AssetExecutionContext,
         store: StoreResource,
         catalog: CatalogResource,
-        launcher: LocalLauncher,
+        launcher: Launcher,
         tracker: TrackerResource,
     ) -> dg.MaterializeResult:
         return train(context, recipe_run(context, catalog, store), name, launcher, store, tracker)
@@ -59,7 +59,7 @@ def train(
     context: dg.AssetExecutionContext,
     run: RecipeRun,
     name: str,
-    launcher: LocalLauncher,
+    launcher: Launcher,
     store: StoreResource,
     tracker: TrackerResource,
 ) -> dg.MaterializeResult:

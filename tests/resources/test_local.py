@@ -13,8 +13,8 @@ from planned import PLACEMENT
 from waiting import until
 
 from ft_assets.core.errors import WorkerFailed
-from resources import launcher
-from resources.launcher import WAIT, LocalLauncher, standing_by, worker_command
+from resources import launching, local
+from resources.local import WAIT, LocalLauncher, standing_by, worker_command
 
 WITH_A_STOPPED_CHILD = """
 import signal, subprocess, sys
@@ -43,8 +43,8 @@ time.sleep(60)
 
 def run_worker(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **bounds: float) -> WorkerFailed | None:
     """Launches a program in the worker's place from a real asset; returns the error it ended with."""
-    monkeypatch.setattr(launcher, "worker_command", lambda *_: [sys.executable, "-c", code])
-    monkeypatch.setattr(launcher, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(local, "worker_command", lambda *_: [sys.executable, "-c", code])
+    monkeypatch.setattr(local, "POLL_SECONDS", 0.05)
     here = LocalLauncher(runs=str(folder / "runs"), cache=str(folder / "cache"), **bounds)
     errors: list[WorkerFailed] = []
     request = {
@@ -78,7 +78,7 @@ def test_a_worker_with_a_stopped_process_is_ended_within_the_bound(
 def test_a_failure_on_a_disk_without_space_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, little: int, said: bool
 ) -> None:
-    monkeypatch.setattr(launcher, "LITTLE_SPACE_BYTES", little)
+    monkeypatch.setattr(launching, "LITTLE_SPACE_BYTES", little)
     error = run_worker("raise SystemExit(7)", tmp_path, monkeypatch)
     assert "ended with exit code 7" in str(error)
     assert ("MB are free on the disk of" in str(error)) is said
@@ -88,7 +88,7 @@ def test_a_failure_on_a_disk_without_space_says_so(
 def test_a_worker_that_says_nothing_is_asked_to_end_and_killed_if_it_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
-    monkeypatch.setattr(launcher, "KILL_SECONDS", 0.2)
+    monkeypatch.setattr(local, "KILL_SECONDS", 0.2)
     error = run_worker(code, tmp_path, monkeypatch, silent_seconds=1.0, grace_seconds=0.5)
     assert "has said nothing for 1 s" in str(error)
     assert "run again to resume" in str(error)
@@ -116,9 +116,9 @@ READS_ITS_REQUEST = "import os, sys; print(os.getpid(), sys.stdin.readline(), fl
 WAITS_AND_PRINTS_ITS_ID = """
 import sys, time
 from pathlib import Path
-from resources import launcher
-with launcher.standing_by(Path(sys.argv[1]) / "run" / "tokenized_splits", 1):
-    print(*(process.pid for process in launcher._waiting.values()), flush=True)
+from resources import launching, local
+with local.standing_by(Path(sys.argv[1]) / "run" / "tokenized_splits", 1):
+    print(*(process.pid for process in local._waiting.values()), flush=True)
     time.sleep(600)
 """
 
@@ -144,31 +144,29 @@ RUN = "11111111-1111-4111-8111-111111111111"
 
 
 def test_a_run_takes_the_worker_that_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "worker_command", lambda *_: [sys.executable, "-c", READS_ITS_REQUEST])
+    monkeypatch.setattr(local, "worker_command", lambda *_: [sys.executable, "-c", READS_ITS_REQUEST])
     folder = tmp_path / "runs" / RUN / "sft_adapter"
     with standing_by(folder, None):
-        [waits] = launcher._waiting.values()
+        [waits] = local._waiting.values()
         assert take(tmp_path, RUN).split() == [str(waits.pid), str(folder / "request.json")]
-        assert launcher._waiting == {}
+        assert local._waiting == {}
     assert (folder / "output.log").is_file()
 
 
 def test_a_worker_that_died_while_it_waited_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = {True: "raise SystemExit('it broke')", False: "print('started anew')"}
-    monkeypatch.setattr(
-        launcher, "worker_command", lambda _, request, __: [sys.executable, "-c", codes[request == WAIT]]
-    )
+    monkeypatch.setattr(local, "worker_command", lambda _, request, __: [sys.executable, "-c", codes[request == WAIT]])
     with standing_by(tmp_path / "runs" / RUN / "sft_adapter", None):
-        [waits] = launcher._waiting.values()
+        [waits] = local._waiting.values()
         waits.wait()
         assert take(tmp_path, RUN).split("\n") == ["it broke", "started anew", ""]
 
 
 def test_a_worker_that_nobody_took_is_ended_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "worker_command", lambda *_: [sys.executable, "-c", DEAF])
+    monkeypatch.setattr(local, "worker_command", lambda *_: [sys.executable, "-c", DEAF])
     folder = tmp_path / "runs" / RUN / "sft_adapter"
     with standing_by(folder, None):
-        [waits] = launcher._waiting.values()
+        [waits] = local._waiting.values()
         until(lambda: (folder / "output.log").read_text() == "ready\n", 20, "the worker's start")
     assert waits.returncode == -signal.SIGKILL
     assert list((tmp_path / "runs").iterdir()) == []

@@ -5,13 +5,11 @@ The worker reads its request from a file, reports through Dagster Pipes' message
 """
 
 import itertools
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,54 +20,39 @@ import dagster as dg
 import psutil
 from pydantic import Field
 
-from ft_assets.core.advice import memory_advice
 from ft_assets.core.errors import WorkerFailed
-from ft_assets.core.progress import describe, last_progress
+from resources.launching import (
+    Launcher,
+    ProgressWords,
+    bytes_said,
+    failure_text,
+    killed_by,
+    silent_text,
+)
+from resources.worker import worker_environment
 
 POLL_SECONDS = 0.2
 LOOK_EVERY_POLLS = 5
-LOG_EVERY_SECONDS = 15.0
 KILL_SECONDS = 5.0
-TAIL_LINES = 50
-LITTLE_SPACE_BYTES = 2**30
 WAIT = Path("--wait")  # in the place of a request's path: it comes through standard input
 
 # By the folder of the run and stage they are for; each runs until it is taken, or nobody can want it any more.
 _waiting: dict[Path, subprocess.Popen[bytes]] = {}
 
 
-class LocalLauncher(dg.ConfigurableResource):
+class LocalLauncher(Launcher):
     """Worker processes on this machine, under torchrun when they train.
 
-    ``runs`` holds a folder per run; ``cache`` holds downloads. A worker that is asked to end has ``grace_seconds`` to finish
-    its step and write a checkpoint. One with a stopped process (SIGSTOP) is ended after ``stopped_seconds``: the other
-    processes would wait for that one without end. One that neither reports progress nor prints is ended after ``silent_seconds``.
+    One with a stopped process (SIGSTOP) is ended after ``stopped_seconds``: the other processes would wait for that one
+    without end.
     """
 
-    runs: str
-    cache: str
-    grace_seconds: float = Field(default=30.0, ge=0, le=3600)
     stopped_seconds: float = Field(default=120.0, gt=0)
-    silent_seconds: float = Field(default=1800.0, gt=0)
 
     def run(
         self, context: dg.AssetExecutionContext, request: dict[str, Any], processes: int | None, threads: int | None
     ) -> Path:
-        """Runs one worker to its end and returns the run's folder.
-
-        Args:
-            processes: ranks under torchrun, or None for a stage that does not train (one plain process).
-            threads: CPU threads per process; the cores are shared out evenly when None.
-
-        Raises:
-            WorkerFailed: it ended with an error, and then holds its last 50 lines, or was stopped for too long.
-        """
-        folder: Path = Path(self.runs) / context.run_id / request["stage"]
-        folder.mkdir(parents=True, exist_ok=True)
-        execution = {**request["execution"], "grace_seconds": self.grace_seconds}
-        told = {"execution": execution, "progress": str(folder / "progress.jsonl"), "cache": self.cache}
-        request = {**request, **told}
-        (folder / "request.json").write_text(json.dumps(request, indent=1))
+        folder, request = self.write_request(context.run_id, request)
         with _session(context, folder) as session:
             env = {**os.environ, **worker_environment(processes, threads), **session.get_bootstrap_env_vars()}
             process = _waiting_worker(folder, folder / "request.json") or _start(
@@ -80,7 +63,9 @@ class LocalLauncher(dg.ConfigurableResource):
             finally:
                 end_process_tree(process, self.grace_seconds)
         if process.returncode != 0:
-            raise WorkerFailed(_failure_text(request, process.returncode, folder))
+            code = process.returncode
+            ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            raise WorkerFailed(failure_text(request, ended, killed_by(code), folder))
         return folder
 
     def _watch(self, context: dg.AssetExecutionContext, process: subprocess.Popen[bytes], folder: Path) -> None:
@@ -88,8 +73,7 @@ class LocalLauncher(dg.ConfigurableResource):
 
         Polls are counted, not time: who stops this process too and lets both go on has lost nothing.
         """
-        last_log = time.monotonic()
-        last_line = ""
+        words = ProgressWords(folder)
         said, silent_polls, stopped_polls = 0, 0, 0
         for polls in itertools.count(1):
             with suppress(subprocess.TimeoutExpired):
@@ -103,19 +87,11 @@ class LocalLauncher(dg.ConfigurableResource):
                         f"process {stopped[0]} of the worker has been stopped (SIGSTOP) for {self.stopped_seconds:.0f} s, "
                         "so the worker was ended; run again to resume"
                     )
-                before, said = said, _bytes_said(folder)
+                before, said = said, bytes_said(folder)
                 silent_polls = silent_polls + LOOK_EVERY_POLLS if said == before else 0
                 if silent_polls * POLL_SECONDS >= self.silent_seconds:
-                    raise WorkerFailed(
-                        f"the worker has said nothing for {self.silent_seconds:.0f} s (no step, no progress, no output), so "
-                        f"it was ended; see {folder / 'output.log'}, then run again to resume"
-                    )
-            if time.monotonic() - last_log > LOG_EVERY_SECONDS:
-                last_log = time.monotonic()
-                line = describe(last_progress(folder / "progress.jsonl"))
-                if line and line != last_line:
-                    context.log.info(line)
-                    last_line = line
+                    raise WorkerFailed(silent_text(self.silent_seconds, folder))
+            words.say(context)
 
 
 @contextmanager
@@ -135,29 +111,6 @@ def worker_command(stage: str, request: Path, processes: int | None) -> list[str
     if processes is None:
         return [sys.executable, "-m", "ft_assets.worker", stage, str(request)]
     return [sys.executable, "-m", "ft_assets.worker.torchrun", str(processes), stage, str(request)]
-
-
-def worker_environment(processes: int | None, threads: int | None) -> dict[str, str]:
-    """Threads that do not fight over cores, and an allocator that keeps its memory.
-
-    OpenMP's threads spin while they wait, by default for milliseconds: on a busy machine each keeps the core from the
-    one it waits for. A short spin costs nothing on an idle one.
-    glibc hands big blocks back to the kernel at each free; a training step then spends its time in page faults.
-    A worker that does not train tokenizes on all cores; one that trains may fork, which tokenizers' threads do not outlive.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {
-        "OMP_NUM_THREADS": str(threads or max(1, cores // (processes or 1))),
-        "GOMP_SPINCOUNT": "20000",
-        "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
-        "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30),
-        "MALLOC_TOP_PAD_": str(256 * 2**20),
-        "TOKENIZERS_PARALLELISM": "true" if processes is None else "false",
-        "PYTHONUNBUFFERED": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        "BITSANDBYTES_NOWELCOME": "1",
-    }
 
 
 @contextmanager
@@ -210,12 +163,6 @@ def _start(command: list[str], env: dict[str, str], folder: Path, stdin: int) ->
         )
 
 
-def _bytes_said(folder: Path) -> int:
-    """Sizes, not times, which a clock that steps back would falsify."""
-    files = (folder / "progress.jsonl", folder / "output.log")
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
 def _stopped(process: subprocess.Popen[bytes]) -> list[int]:
     """Ids of the worker's processes that are stopped."""
     found = []
@@ -255,21 +202,3 @@ def end_process_tree(process: subprocess.Popen[bytes], grace_seconds: float) -> 
 def _signal(member: psutil.Process, number: int) -> None:
     with suppress(psutil.NoSuchProcess):
         member.send_signal(number)
-
-
-def _failure_text(request: dict[str, Any], code: int, folder: Path) -> str:
-    """What ended a worker: its last lines, and what they do not tell."""
-    log = folder / "output.log"
-    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    lines = log.read_bytes().decode("utf-8", "replace").splitlines()[-TAIL_LINES:]
-    text = [f"the worker of {request['stage']} {ended}. Its last {len(lines)} lines ({log}):", *lines]
-    # A full disk shows as many errors (torch says "iostream error"), and cuts the log that would tell.
-    for place in (folder, Path(request["store"]["url"]), Path(request["store"]["local"])):
-        if place.is_dir() and shutil.disk_usage(place).free < LITTLE_SPACE_BYTES:
-            text.append(f"{shutil.disk_usage(place).free / 1e6:.0f} MB are free on the disk of {place}")
-            break
-    execution = request["execution"]
-    if code in (-signal.SIGKILL, 128 + signal.SIGKILL) and "placement" in execution:
-        advice = memory_advice(execution["placement"], execution["memory_gib"])
-        text.append(f"A process was killed (SIGKILL): by hand, or by the kernel because memory ran out. {advice}")
-    return "\n".join(text)
