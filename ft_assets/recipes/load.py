@@ -381,6 +381,19 @@ def _walk(node: yaml.Node, where: Location) -> Iterator[tuple[Location, int]]:
             yield from _walk(value, (*where, index))
 
 
+def read_as(model: type[M], file: Path) -> M:
+    """One YAML file as a model.
+
+    Raises:
+        RecipeError: it cannot be read or has faults; all are listed.
+    """
+    document, lines = _read(file)
+    value, faults = _validate(model, document, file, lines, ())
+    if value is None:
+        raise RecipeError(faults)
+    return value
+
+
 def positions(file: Path) -> dict[Location, int]:
     """The line of each field of a YAML file that has been read before."""
     return _read(file)[1]

@@ -60,4 +60,4 @@ class Pods(PodSettings):
         """The settings of one stage as JSON; what is left out is not in it."""
         own = self.stages.get(stage, PodSettings())
         kept = {"exclude_none": True, "mode": "json"}
-        return {**self.model_dump(exclude={"stages"}, **kept), **own.model_dump(**kept)}  # type: ignore[arg-type]
+        return {**self.model_dump(include=set(PodSettings.model_fields), **kept), **own.model_dump(**kept)}  # type: ignore[arg-type]
