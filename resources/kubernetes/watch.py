@@ -1,0 +1,208 @@
+"""One watch of a namespace for all that a process waits for: its Jobs and their pods, by who manages them.
+
+Two streams, one of Jobs and one of Pods, go on from version to version; each change wakes whoever follows that Job. What
+nobody follows is not kept. However many Jobs there are, the API server has two requests open.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from resources.kubernetes.client import LONGEST_PAUSE_SECONDS, Api, ClusterAway, ClusterRefused, Expired
+from resources.kubernetes.objects import JOB_NAME_LABEL, MANAGED_BY
+
+Manifest = dict[str, Any]
+
+SELECTOR = ",".join(f"{name}={value}" for name, value in MANAGED_BY.items())
+FIRST_PAUSE_SECONDS = 1.0
+
+
+@dataclass
+class Followed:
+    """A Job and its pods as last seen; ``changed`` is set with each change. Pods that are gone stay, marked ``gone``."""
+
+    name: str
+    job: Manifest | None = None
+    seen: bool = False  # the Job has been there; where it is None now, it is gone
+    pods: dict[str, Manifest] = field(default_factory=dict)
+    changed: threading.Event = field(default_factory=threading.Event)
+
+
+class Watch:
+    """Safe to share between threads. Its streams run, in threads of their own, while a Job is followed."""
+
+    def __init__(self, api: Api):
+        self.api = api
+        self.lock = threading.RLock()
+        self.followed: dict[str, list[Followed]] = {}
+        self.threads: dict[str, threading.Thread] = {}
+        self.away_since: dict[str, tuple[float, str]] = {}
+        self.refused: ClusterRefused | None = None
+        self.stopped = threading.Event()
+
+    @contextmanager
+    def following(self, job: str) -> Iterator[Followed]:
+        """From before it is created, so that nothing is missed."""
+        entry = Followed(job)
+        with self.lock:
+            self.followed.setdefault(job, []).append(entry)
+            self.refused = None
+            self._start()
+        try:
+            yield entry
+        finally:
+            with self.lock:
+                self.followed[job].remove(entry)
+                if not self.followed[job]:
+                    del self.followed[job]
+
+    def adopt(self, entry: Followed, job: Manifest) -> None:
+        """A Job that was there before it was followed, with the pods that it has already."""
+        self.take("jobs", "ADDED", job)
+        pods, _ = self.api.list("pods", f"{JOB_NAME_LABEL}={entry.name}")
+        for pod in pods:
+            self.take("pods", "ADDED", pod)
+
+    def away_seconds(self) -> tuple[float, str]:
+        """For how long a stream has not come through, and why; 0 when all do."""
+        with self.lock:
+            if not self.away_since:
+                return 0.0, ""
+            since, why = min(self.away_since.values())
+            return self.api.clock.monotonic() - since, why
+
+    def check(self) -> None:
+        """Raises ClusterRefused where a stream may not be had."""
+        if self.refused is not None:
+            raise self.refused
+
+    def take(self, kind: str, type_: str, made: Manifest) -> None:
+        """What a stream says of an object; what is older than what is known says nothing."""
+        name = (
+            made["metadata"]["name"] if kind == "jobs" else (made["metadata"].get("labels") or {}).get(JOB_NAME_LABEL)
+        )
+        with self.lock:
+            for entry in self.followed.get(str(name), []):
+                if kind == "jobs":
+                    self._take_job(entry, type_, made)
+                else:
+                    known = entry.pods.get(made["metadata"]["uid"])
+                    if known is None or not _older(made, known):
+                        entry.pods[made["metadata"]["uid"]] = _slim_pod(made, type_ == "DELETED")
+                        entry.changed.set()
+
+    def _take_job(self, entry: Followed, type_: str, made: Manifest) -> None:
+        if entry.job is not None and _older(made, entry.job):
+            return
+        entry.job, entry.seen = (None if type_ == "DELETED" else made), True
+        entry.changed.set()
+
+    def _start(self) -> None:
+        for kind in ("jobs", "pods"):
+            if kind not in self.threads:
+                thread = threading.Thread(target=self._stream, args=(kind,), name=f"watch of {kind}", daemon=True)
+                self.threads[kind] = thread
+                thread.start()
+
+    def _wanted(self, kind: str) -> bool:
+        """Whether anything is followed; where not, the stream's thread is struck off, and ends."""
+        with self.lock:
+            if self.followed and self.refused is None:
+                return True
+            self.threads.pop(kind, None)
+            self.away_since.pop(kind, None)
+            return False
+
+    def _stream(self, kind: str) -> None:
+        version, pause = "", FIRST_PAUSE_SECONDS
+        while self._wanted(kind):
+            try:
+                if not version:
+                    items, version = self.api.list(kind, SELECTOR)
+                    self._replace(kind, items, version)
+                version = self._follow(kind, version)
+                pause = FIRST_PAUSE_SECONDS
+            except Expired:
+                version = ""
+            except ClusterRefused as error:
+                with self.lock:
+                    self.refused = error
+                self._wake_all()
+            except ClusterAway as error:
+                with self.lock:
+                    self.away_since.setdefault(kind, (self.api.clock.monotonic(), str(error)))
+                self._wake_all()
+                self.api.clock.wait(self.stopped, pause)
+                pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
+
+    def _follow(self, kind: str, version: str) -> str:
+        """Takes in what a stream says until it ends; the version after it."""
+        opened = self.api.watch(kind, SELECTOR, version)
+        for event in opened:
+            if event["type"] != "BOOKMARK":
+                self.take(kind, event["type"], event["object"])
+            version = event["object"]["metadata"]["resourceVersion"]
+            with self.lock:
+                self.away_since.pop(kind, None)
+            if not self._wanted_still():
+                break
+        with self.lock:
+            self.away_since.pop(kind, None)
+        return version
+
+    def _wanted_still(self) -> bool:
+        with self.lock:
+            return bool(self.followed)
+
+    def _replace(self, kind: str, items: list[Manifest], version: str) -> None:
+        """A list says of what is not in it that it is gone, unless it is newer than the list."""
+        with self.lock:
+            self.away_since.pop(kind, None)
+            there = {made["metadata"]["uid"] for made in items}
+            entries = [entry for group in self.followed.values() for entry in group]
+            for entry in entries:
+                known = list(entry.pods.values()) if kind == "pods" else [entry.job] if entry.job is not None else []
+                for made in known:
+                    if made["metadata"]["uid"] not in there and not _newer(made, version):
+                        self.take(kind, "DELETED", made)
+        for made in items:
+            self.take(kind, "ADDED", made)
+
+    def _wake_all(self) -> None:
+        with self.lock:
+            for group in self.followed.values():
+                for entry in group:
+                    entry.changed.set()
+
+
+_watches: dict[tuple[str, str], Watch] = {}
+_watches_lock = threading.Lock()
+
+
+def shared_watch(api: Api) -> Watch:
+    """This process's watch of the namespace of ``api``."""
+    with _watches_lock:
+        return _watches.setdefault((api.server, api.namespace), Watch(api))
+
+
+def _slim_pod(pod: Manifest, gone: bool) -> Manifest:
+    """What is looked at of a pod: a hundred Jobs of many pods fit in little memory."""
+    meta = {name: value for name, value in pod["metadata"].items() if name not in ("managedFields", "annotations")}
+    node = {"nodeName": pod.get("spec", {}).get("nodeName", "")}
+    return {"metadata": meta, "spec": node, "status": pod.get("status", {}), "gone": gone or bool(pod.get("gone"))}
+
+
+def _older(made: Manifest, known: Manifest) -> bool:
+    return _version(made["metadata"]) < _version(known["metadata"])
+
+
+def _newer(made: Manifest, version: str) -> bool:
+    return _version(made["metadata"]) > _version({"resourceVersion": version})
+
+
+def _version(metadata: Manifest) -> int:
+    """Versions of one kind are whole numbers that grow (KEP-5504); one that is not compares as the oldest."""
+    text = str(metadata.get("resourceVersion", ""))
+    return int(text) if text.isascii() and text.isdigit() else 0
