@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from ft_assets.core.errors import FineTuneError
 from ft_assets.recipes.load import read_as
@@ -18,6 +18,15 @@ UNSAID = PodSettings(
     job_api="job", active_deadline_seconds=WEEK_SECONDS, pending_seconds=3600, replan_on_oom=False, preemptions=10
 )
 BY_KEY = ("node_selector", "env_from_secrets", "labels", "annotations")
+HOME = "/home/ft"
+TAKEN = ("/", "/tmp", "/dev", "/dev/shm", HOME)
+
+
+def _mountable(path: str) -> str:
+    parts = path.split("/")[1:]
+    if not path.startswith("/") or ":" in path or {"", ".", ".."} & set(parts) or path in TAKEN:
+        raise ValueError(f"an absolute path without :, . and .., and none of {', '.join(TAKEN)}")
+    return path
 
 
 class Cluster(Pods):
@@ -32,7 +41,7 @@ class Cluster(Pods):
 
     namespace: DnsLabel
     claim: DnsName
-    mount: Annotated[str, StringConstraints(pattern=r"^(/[^/:.][^/:]*)+$", max_length=1000)]
+    mount: Annotated[str, StringConstraints(max_length=1000), AfterValidator(_mountable)]
     env: dict[EnvironmentName, str] = {}
     allow_mutable_images: bool = False
     read_only_root: bool = True

@@ -13,7 +13,7 @@ from typing import Any
 
 from ft_assets.core.errors import STOPPED
 from ft_assets.recipes.pods import PodSettings
-from resources.kubernetes.cluster import Cluster
+from resources.kubernetes.cluster import HOME, Cluster
 from resources.kubernetes.names import master_port
 from resources.worker import worker_environment
 
@@ -25,7 +25,6 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "ft-assets"}
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 JOBSET_API = "jobset.x-k8s.io/v1alpha2"
-HOME = "/home/ft"
 USERS_FAULT = 2
 MIB = 2**20
 # By index, which the Job's condition names: "... matching FailJob rule at index 0".
@@ -173,7 +172,7 @@ def pod_template(workload: Workload) -> Manifest:
         "subdomain": workload.service,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": math.ceil(workload.grace_seconds),
+        "terminationGracePeriodSeconds": max(1, math.ceil(workload.grace_seconds)),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": cluster.run_as_user,
@@ -235,8 +234,9 @@ def _volumes(workload: Workload) -> list[Manifest]:
 
 def _tolerations(workload: Workload) -> list[Manifest]:
     """The settings', and the taint that keeps pods without GPUs off nodes with some."""
-    given = [taint.model_dump(exclude_none=True) for taint in workload.settings.tolerations or []]
-    of_gpus = {"key": workload.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}
+    given = [entry.model_dump(exclude_none=True) for entry in workload.settings.tolerations or []]
+    taint = "nvidia.com/gpu" if workload.gpu_resource.startswith("nvidia.com/") else workload.gpu_resource
+    of_gpus = {"key": taint, "operator": "Exists", "effect": "NoSchedule"}
     return given + ([of_gpus] if workload.gpus and of_gpus not in given else [])
 
 
