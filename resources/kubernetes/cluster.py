@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import AfterValidator, Field, StringConstraints
 
 from ft_assets.core.errors import FineTuneError
 from ft_assets.recipes.load import read_as
 from ft_assets.recipes.pods import DnsName, EnvironmentName, Pods, PodSettings
 
-Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 WEEK_SECONDS = 7 * 86_400
 # What holds where neither the recipe nor the deployment says anything.
@@ -18,6 +18,15 @@ UNSAID = PodSettings(
     job_api="job", active_deadline_seconds=WEEK_SECONDS, pending_seconds=3600, replan_on_oom=False, preemptions=10
 )
 BY_KEY = ("node_selector", "env_from_secrets", "labels", "annotations")
+HOME = "/home/ft"
+TAKEN = ("/", "/tmp", "/dev", "/dev/shm", HOME)
+
+
+def _mountable(path: str) -> str:
+    parts = path.split("/")[1:]
+    if not path.startswith("/") or ":" in path or {"", ".", ".."} & set(parts) or path in TAKEN:
+        raise ValueError(f"an absolute path without :, . and .., and none of {', '.join(TAKEN)}")
+    return path
 
 
 class Cluster(Pods):
@@ -30,21 +39,14 @@ class Cluster(Pods):
     ``read_only_root`` leaves a pod /tmp, its home and the claim to write to.
     """
 
-    namespace: Namespace
+    namespace: DnsLabel
     claim: DnsName
-    mount: Annotated[str, StringConstraints(pattern=r"^/[^:]*[^:/]$", max_length=1000)]
+    mount: Annotated[str, StringConstraints(max_length=1000), AfterValidator(_mountable)]
     env: dict[EnvironmentName, str] = {}
     allow_mutable_images: bool = False
     read_only_root: bool = True
     run_as_user: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1000
     ttl_seconds_after_finished: Annotated[int, Field(ge=60, le=31_536_000)] = 86_400
-
-    @field_validator("mount")
-    @classmethod
-    def _mount_is_plain(cls, mount: str) -> str:
-        if ".." in mount.split("/"):
-            raise ValueError("a path without ..")
-        return mount
 
     def settings(self, stage: str, recipe: dict[str, Any]) -> PodSettings:
         """What holds for the pods of a stage: the recipe's word, then the deployment's, then this project's.

@@ -13,7 +13,7 @@ from typing import Any
 
 from ft_assets.core.errors import STOPPED
 from ft_assets.recipes.pods import PodSettings
-from resources.kubernetes.cluster import Cluster
+from resources.kubernetes.cluster import HOME, Cluster
 from resources.kubernetes.names import master_port
 from resources.worker import worker_environment
 
@@ -25,7 +25,6 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "ft-assets"}
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 JOBSET_API = "jobset.x-k8s.io/v1alpha2"
-HOME = "/home/ft"
 USERS_FAULT = 2
 MIB = 2**20
 # By index, which the Job's condition names: "... matching FailJob rule at index 0".
@@ -100,8 +99,9 @@ def job(workload: Workload) -> Manifest:
 
 def jobset(workload: Workload) -> Manifest:
     """The same Job as the only one of a JobSet, whose controller makes the Service, too."""
+    template = {"metadata": {"labels": _labels(workload)}, "spec": _job_spec(workload)}
     spec: Manifest = {
-        "replicatedJobs": [{"name": REPLICATED_JOB, "replicas": 1, "template": {"spec": _job_spec(workload)}}],
+        "replicatedJobs": [{"name": REPLICATED_JOB, "replicas": 1, "template": template}],
         "network": {"enableDNSHostnames": True, "subdomain": workload.service, "publishNotReadyAddresses": True},
         "failurePolicy": {"maxRestarts": 0},
         "ttlSecondsAfterFinished": workload.cluster.ttl_seconds_after_finished,
@@ -113,7 +113,7 @@ def jobset(workload: Workload) -> Manifest:
 
 def service(workload: Workload, owner_uid: str | None = None) -> Manifest:
     """A headless Service for the pods' names; owned by the Job where its uid is known."""
-    metadata: Manifest = {"name": workload.service, "namespace": workload.namespace, "labels": dict(workload.labels)}
+    metadata: Manifest = {"name": workload.service, "namespace": workload.namespace, "labels": _labels(workload)}
     if owner_uid is not None:
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": workload.name, "uid": owner_uid}
         metadata["ownerReferences"] = [owner]
@@ -133,7 +133,11 @@ def service(workload: Workload, owner_uid: str | None = None) -> Manifest:
 
 def _metadata(workload: Workload) -> Manifest:
     queue = {QUEUE_LABEL: workload.settings.queue_name} if workload.settings.queue_name else {}
-    return {"name": workload.name, "namespace": workload.namespace, "labels": {**workload.labels, **queue}}
+    return {"name": workload.name, "namespace": workload.namespace, "labels": {**_labels(workload), **queue}}
+
+
+def _labels(workload: Workload) -> dict[str, str]:
+    return {**(workload.settings.labels or {}), **workload.labels}
 
 
 def _job_spec(workload: Workload) -> Manifest:
@@ -168,7 +172,7 @@ def pod_template(workload: Workload) -> Manifest:
         "subdomain": workload.service,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": math.ceil(workload.grace_seconds),
+        "terminationGracePeriodSeconds": max(1, math.ceil(workload.grace_seconds)),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": cluster.run_as_user,
@@ -187,7 +191,7 @@ def pod_template(workload: Workload) -> Manifest:
         "serviceAccountName": settings.service_account_name,
         "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets or []],
     }
-    metadata: Manifest = {"labels": {**(settings.labels or {}), **workload.labels}}
+    metadata: Manifest = {"labels": _labels(workload)}
     if settings.annotations:
         metadata["annotations"] = dict(settings.annotations)
     return {"metadata": metadata, "spec": {name: value for name, value in spec.items() if value not in (None, {}, [])}}
@@ -229,17 +233,18 @@ def _volumes(workload: Workload) -> list[Manifest]:
 
 
 def _tolerations(workload: Workload) -> list[Manifest]:
-    """The settings'; without any, a pod that wants GPUs may run where only such may."""
-    given = workload.settings.tolerations
-    if given is not None:
-        return list(given)
-    return [{"key": workload.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}] if workload.gpus else []
+    """The settings', and the taint that keeps pods without GPUs off nodes with some."""
+    given = [entry.model_dump(exclude_none=True) for entry in workload.settings.tolerations or []]
+    taint = "nvidia.com/gpu" if workload.gpu_resource.startswith("nvidia.com/") else workload.gpu_resource
+    of_gpus = {"key": taint, "operator": "Exists", "effect": "NoSchedule"}
+    return given + ([of_gpus] if workload.gpus and of_gpus not in given else [])
 
 
 def variables(workload: Workload) -> dict[str, str]:
     """The environment of a pod but for what comes from Secrets and from Kubernetes."""
     return {
         **worker_environment(workload.processes_per_node, workload.threads, max(1, math.floor(workload.cpus))),
+        **workload.cluster.env,
         "HOME": HOME,
         "USER": "ft",  # Torch asks for the user's name, and no file in the image knows this number.
         "TMPDIR": "/tmp",
@@ -252,14 +257,11 @@ def variables(workload: Workload) -> dict[str, str]:
 
 
 def _environment(workload: Workload) -> list[Manifest]:
-    plain = {**workload.cluster.env, **variables(workload)}
-    secret = {
-        name: {"secretKeyRef": {"name": entry.secret, "key": entry.key}}
-        for name, entry in (workload.settings.env_from_secrets or {}).items()
-        if name not in variables(workload)
-    }
-    return [{"name": name, "value": value} for name, value in plain.items() if name not in secret] + [
-        {"name": name, "valueFrom": source} for name, source in secret.items()
+    secret = workload.settings.env_from_secrets or {}
+    plain = [{"name": name, "value": value} for name, value in variables(workload).items() if name not in secret]
+    return plain + [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": entry.secret, "key": entry.key}}}
+        for name, entry in secret.items()
     ]
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ft_assets.recipes.pods import PodSettings
 from resources.kubernetes.cluster import Cluster
 from resources.kubernetes.names import job_name, label_value
 from resources.kubernetes.objects import MANAGED_BY, Workload
@@ -45,12 +46,10 @@ def workload(
     execution, stage = request["execution"], request["stage"]
     placement = execution.get("placement", {})
     settings = cluster.settings(stage, execution.get("pods", {}))
-    nodes = int(placement.get("nodes", 1)) if processes is not None else 1
+    nodes = int(placement.get("nodes", 1))
+    gpus, resource = _gpus(execution, placement, settings, processes)
     shm = int(placement.get("shm_bytes", 0)) or SHM_BYTES
-    own = placement.get("host_bytes") or round(execution.get("memory_gib", 8.0) * GIB / HEADROOM)
-    if not placement and settings.memory_gib is not None:
-        own = round(settings.memory_gib * GIB / HEADROOM)
-    gpus, resource = _gpus(execution, placement, processes, nodes)
+    per_node = None if processes is None else processes // nodes
     return Workload(
         name=job_name(run_id, asset, execution["partition"], attempt),
         namespace=cluster.namespace,
@@ -58,12 +57,12 @@ def workload(
         stage=stage,
         request=request_path,
         nodes=nodes,
-        processes_per_node=None if processes is None else processes // nodes,
+        processes_per_node=per_node,
         threads=threads,
         gpus=gpus,
         gpu_resource=resource,
-        cpus=settings.cpu or float(placement.get("cpus", 0)) or float((threads or 1) * (processes or 1) // nodes or 1),
-        memory_bytes=round(own * HEADROOM * memory_factor) + shm,
+        cpus=settings.cpu or float(placement.get("cpus", 0)) or float((threads or 1) * (per_node or 1)),
+        memory_bytes=_memory(execution, placement, settings, shm, memory_factor),
         shm_bytes=shm,
         node_selector=dict(placement.get("node_selector", {})),
         settings=settings,
@@ -80,7 +79,21 @@ def labels(run_id: str, asset: str, partition: str, stage: str, fingerprint: str
     return {**MANAGED_BY, **values, f"{DOMAIN}/fingerprint": fingerprint[:FINGERPRINT_LETTERS]}
 
 
-def _gpus(execution: dict[str, Any], placement: dict[str, Any], processes: int | None, nodes: int) -> tuple[int, str]:
-    """GPUs of one pod, and the resource they are: one for each rank; without offers, where the recipe says ``cuda``."""
-    resource = placement.get("gpu_resource") or (GPU_RESOURCE if execution["device"] == "cuda" else "")
-    return ((processes or 1) // nodes if resource else 0), resource
+def _gpus(
+    execution: dict[str, Any], placement: dict[str, Any], settings: PodSettings, processes: int | None
+) -> tuple[int, str]:
+    """GPUs of one pod, and the resource they are: the plan's; of a stage without one, what the recipe asks for."""
+    if placement:
+        return int(placement.get("gpus_per_node", 0)), placement.get("gpu_resource") or GPU_RESOURCE
+    wanted = settings.gpus if settings.gpus is not None else int(execution["device"] == "cuda")
+    return wanted, GPU_RESOURCE
+
+
+def _memory(
+    execution: dict[str, Any], placement: dict[str, Any], settings: PodSettings, shm: int, factor: float
+) -> int:
+    """Bytes of one pod, with /dev/shm, whose pages count as the pod's; never above what its node has."""
+    if placement:
+        wanted = round(placement["host_bytes"] * HEADROOM * factor) + shm
+        return min(wanted, placement.get("node_memory_bytes") or wanted)
+    return round((settings.memory_gib or execution["memory_gib"]) * GIB * factor) + shm
