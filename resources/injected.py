@@ -2,6 +2,8 @@
 
 from resources.catalog import CatalogResource
 from resources.environment import Settings
+from resources.kubernetes.launcher import KubernetesLauncher
+from resources.launching import Launcher
 from resources.local import LocalLauncher
 from resources.store import StoreResource
 from resources.tracker import TrackerResource
@@ -12,6 +14,13 @@ def resources(found: Settings) -> dict[str, object]:
     return {
         "store": StoreResource(url=found.store, local=str(found.home / "local")),
         "catalog": CatalogResource(folders=[str(folder) for folder in found.recipe_folders], home=str(found.home)),
-        "launcher": LocalLauncher(runs=str(found.home / "runs"), cache=str(found.cache)),
+        "launcher": _launcher(found),
         "tracker": TrackerResource(mode=found.wandb_mode, folder=str(found.home / "wandb")),
     }
+
+
+def _launcher(found: Settings) -> Launcher:
+    runs, cache = str(found.home / "runs"), str(found.cache)
+    if found.launcher == "kubernetes":
+        return KubernetesLauncher(runs=runs, cache=cache, pods=str(found.pods))
+    return LocalLauncher(runs=runs, cache=cache)

@@ -3,9 +3,11 @@
 A worker's files lie in one folder per run and stage, ``runs/RUN_ID/STAGE``: ``request.json``, ``progress.jsonl``, ``output.log``.
 """
 
+import codecs
 import json
 import shutil
 import signal
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -91,16 +93,35 @@ def silent_text(seconds: float, folder: Path) -> str:
     )
 
 
+class PrintedLog:
+    """Prints what is added to a worker's ``output.log``, which Dagster keeps with the step's own output."""
+
+    def __init__(self, folder: Path):
+        self.log = folder / "output.log"
+        self.position = self.log.stat().st_size if self.log.is_file() else 0
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def show(self) -> None:
+        if not self.log.is_file():
+            return
+        with self.log.open("rb") as stream:
+            stream.seek(self.position)
+            added = stream.read()
+        self.position += len(added)
+        sys.stdout.write(self.decoder.decode(added))
+        sys.stdout.flush()
+
+
 def failure_text(request: dict[str, Any], ended: str, killed: bool, folder: Path) -> str:
     """What ended a worker: its last lines, and what they do not tell.
 
     Args:
-        ended: how, as the rest of a sentence that begins with the worker.
+        ended: how, as a sentence without its full stop.
         killed: by SIGKILL, so that it could say nothing itself.
     """
     log = folder / "output.log"
     lines = last_lines(log)
-    text = [f"the worker of {request['stage']} {ended}. Its last {len(lines)} lines ({log}):", *lines]
+    text = [f"{ended}. Its last {len(lines)} lines ({log}):", *lines] if lines else [ended]
     # A full disk shows as many errors (torch says "iostream error"), and cuts the log that would tell.
     for place in (folder, Path(request["store"]["url"]), Path(request["store"]["local"])):
         if place.is_dir() and shutil.disk_usage(place).free < LITTLE_SPACE_BYTES:

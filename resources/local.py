@@ -64,7 +64,8 @@ class LocalLauncher(Launcher):
                 end_process_tree(process, self.grace_seconds)
         if process.returncode != 0:
             code = process.returncode
-            ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            ended = f"the worker of {request['stage']} {how}"
             raise WorkerFailed(failure_text(request, ended, killed_by(code), folder))
         return folder
 

@@ -9,7 +9,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,22 +135,25 @@ class Api:
         found = self._ask("get", "GET", kind, name)
         return self._unless(404, "get", kind, name, found)
 
-    def delete(self, kind: str, name: str) -> None:
+    def delete(self, kind: str, name: str, away_seconds: float = AWAY_SECONDS) -> None:
         """Asks that it go, with all it owns; no matter whether it is there."""
         query = {"propagationPolicy": "Background"}
-        self._unless(404, "delete", kind, name, self._ask("delete", "DELETE", kind, name, query))
+        found = self._ask("delete", "DELETE", kind, name, query, away_seconds=away_seconds)
+        self._unless(404, "delete", kind, name, found)
 
     def label(self, kind: str, name: str, labels: dict[str, str]) -> None:
         """Adds labels to an object, where it is there."""
         found = self._ask("patch", "PATCH", kind, name, body={"metadata": {"labels": labels}})
         self._unless(404, "patch", kind, name, found)
 
-    def list(self, kind: str, labels: str = "", fields: str = "") -> tuple[list[Manifest], str]:
+    def list(
+        self, kind: str, labels: str = "", fields: str = "", away_seconds: float = AWAY_SECONDS
+    ) -> tuple[list[Manifest], str]:
         """All objects of a kind that match, and the version of the list, from which a watch may go on."""
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
         items: list[Manifest] = []
         while True:
-            found = self._ask("list", "GET", kind, query=query)
+            found = self._ask("list", "GET", kind, query=query, away_seconds=away_seconds)
             if isinstance(found, Answer):
                 if found.status == 410:  # the pages that are left are of a past that is gone
                     items = []
@@ -162,16 +165,17 @@ class Api:
                 return items, found["metadata"]["resourceVersion"]
             query["continue"] = found["metadata"]["continue"]
 
-    def log(self, pod: str, lines: int) -> str:
+    def log(self, pod: str, lines: int, away_seconds: float = AWAY_SECONDS) -> str:
         """The last lines that a pod printed; nothing where it, or its log, is gone."""
-        found = self._ask("get", "GET", "pods", f"{pod}/log", {"tailLines": str(lines)}, raw=True)
+        query = {"tailLines": str(lines)}
+        found = self._ask("get", "GET", "pods", f"{pod}/log", query, raw=True, away_seconds=away_seconds)
         if isinstance(found, Answer):
             if found.status in (400, 404):
                 return ""
             raise self._refusal("get", "pods/log", pod, found)
         return str(found["text"])
 
-    def watch(self, kind: str, labels: str, version: str) -> Iterator[Manifest]:
+    def watch(self, kind: str, labels: str, version: str) -> Generator[Manifest]:
         """Events of the API (``type``, ``object``), bookmarks among them, until the server ends the stream. Asks once.
 
         Raises:
@@ -211,11 +215,12 @@ class Api:
         query: dict[str, str] | None = None,
         body: Manifest | None = None,
         raw: bool = False,
+        away_seconds: float = AWAY_SECONDS,
     ) -> Any:
         """The answer's JSON (or text, where ``raw``), or the :class:`Answer` that says no.
 
         Raises:
-            ClusterAway: nothing but silence, 429 or 5xx for :data:`AWAY_SECONDS`.
+            ClusterAway: nothing but silence, 429 or 5xx for ``away_seconds``.
         """
         path = self._path(kind) + (f"/{name}" if name else "")
         pause, began = FIRST_PAUSE_SECONDS, self.clock.monotonic()
@@ -223,11 +228,8 @@ class Api:
             found = self._send(method, path, query or {}, body, READ_SECONDS, False, raw)
             if not isinstance(found, Answer) or (found.status and found.status not in AGAIN):
                 return found
-            if self.clock.monotonic() - began > AWAY_SECONDS:
-                raise ClusterAway(
-                    f"the API server at {self.server} could not {verb} {kind} for {AWAY_SECONDS / 60:.0f} minutes: "
-                    f"{found.message}"
-                )
+            if self.clock.monotonic() - began >= away_seconds:
+                raise ClusterAway(away_text(self.server, f"could not {verb} {kind}", away_seconds, found.message))
             self.clock.wait(self._never, found.retry_after or pause * random.uniform(0.5, 1.0))
             pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
 
@@ -292,6 +294,10 @@ class Api:
         if answer.status == 404 and kind == "jobsets":
             return ClusterRefused("the cluster has no JobSet API: install JobSet, or set job_api: job")
         return ClusterRefused(f"the API server refuses to {verb} {what} {where}: {answer.message} ({answer.status})")
+
+
+def away_text(server: str, what: str, seconds: float, why: str) -> str:
+    return f"the API server at {server} {what} for {seconds / 60:.0f} minutes ({why})"
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:

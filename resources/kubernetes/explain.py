@@ -88,18 +88,21 @@ def explain(job: Manifest | None, pods: Sequence[Manifest], events: Sequence[Man
         events: of the Job or of its pods, as far as they have been asked for.
         now: seconds since the epoch.
     """
-    if job is None or "deletionTimestamp" in job["metadata"]:
-        return Verdict(State.DELETED, "its Job was deleted, by hand or by a sweep; what was saved is kept")
-    if _true(job, "Complete"):
+    gone = Verdict(State.DELETED, "its Job was deleted, by hand or by a sweep; what was saved is kept")
+    if job is None:
+        return gone
+    if _condition(job, "Complete") is not None:
         return Verdict(State.SUCCEEDED, "all its pods ended well")
     pods = sorted(pods, key=lambda pod: (_index(pod), pod["metadata"]["name"]))
+    failed = _condition(job, "Failed")
+    if failed is not None:
+        return _failure(job, pods, failed)
     hanging = [pod for pod in pods if _hangs(pod, now)]
     if hanging:
         where = f"its node {_node(hanging[0])} does not answer"
         return Verdict(State.LOST, f"{_named(hanging[0], job)} has been deleted and does not end: {where}")
-    failed = _condition(job, "Failed")
-    if failed is not None:
-        return _failure(job, pods, failed)
+    if "deletionTimestamp" in job["metadata"]:
+        return gone
     if _condition(job, "FailureTarget") is not None:
         return Verdict(State.RUNNING, "its pods are ending")
     if job["spec"].get("suspend"):
@@ -272,10 +275,6 @@ def _condition(made: Manifest, type_: str, status: str = "True") -> Manifest | N
         if each["type"] == type_ and each["status"] == status:
             return dict(each)
     return None
-
-
-def _true(made: Manifest, type_: str) -> bool:
-    return _condition(made, type_) is not None
 
 
 def _index(pod: Manifest) -> int:

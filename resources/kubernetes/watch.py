@@ -6,7 +6,7 @@ nobody follows is not kept. However many Jobs there are, the API server has two 
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,10 +120,15 @@ class Watch:
         while self._wanted(kind):
             try:
                 if not version:
-                    items, version = self.api.list(kind, SELECTOR)
+                    items, version = self.api.list(kind, SELECTOR, away_seconds=0)
                     self._replace(kind, items, version)
+                began = self.api.clock.monotonic()
                 version = self._follow(kind, version)
-                pause = FIRST_PAUSE_SECONDS
+                if self.api.clock.monotonic() - began < FIRST_PAUSE_SECONDS:  # a proxy that lets none live, say
+                    self.api.clock.wait(self.stopped, pause)
+                    pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
+                else:
+                    pause = FIRST_PAUSE_SECONDS
             except Expired:
                 version = ""
             except ClusterRefused as error:
@@ -139,27 +144,25 @@ class Watch:
 
     def _follow(self, kind: str, version: str) -> str:
         """Takes in what a stream says until it ends; the version after it."""
-        opened = self.api.watch(kind, SELECTOR, version)
-        for event in opened:
-            if event["type"] != "BOOKMARK":
-                self.take(kind, event["type"], event["object"])
-            version = event["object"]["metadata"]["resourceVersion"]
-            with self.lock:
-                self.away_since.pop(kind, None)
-            if not self._wanted_still():
-                break
-        with self.lock:
-            self.away_since.pop(kind, None)
+        with closing(self.api.watch(kind, SELECTOR, version)) as opened:
+            for event in opened:
+                self._through(kind)
+                if event["type"] != "BOOKMARK":
+                    self.take(kind, event["type"], event["object"])
+                version = event["object"]["metadata"]["resourceVersion"]
+                if not self.followed:
+                    break
+        self._through(kind)
         return version
 
-    def _wanted_still(self) -> bool:
+    def _through(self, kind: str) -> None:
         with self.lock:
-            return bool(self.followed)
+            self.away_since.pop(kind, None)
 
     def _replace(self, kind: str, items: list[Manifest], version: str) -> None:
         """A list says of what is not in it that it is gone, unless it is newer than the list."""
+        self._through(kind)
         with self.lock:
-            self.away_since.pop(kind, None)
             there = {made["metadata"]["uid"] for made in items}
             entries = [entry for group in self.followed.values() for entry in group]
             for entry in entries:
@@ -175,16 +178,6 @@ class Watch:
             for group in self.followed.values():
                 for entry in group:
                     entry.changed.set()
-
-
-_watches: dict[tuple[str, str], Watch] = {}
-_watches_lock = threading.Lock()
-
-
-def shared_watch(api: Api) -> Watch:
-    """This process's watch of the namespace of ``api``."""
-    with _watches_lock:
-        return _watches.setdefault((api.server, api.namespace), Watch(api))
 
 
 def _slim_pod(pod: Manifest, gone: bool) -> Manifest:
