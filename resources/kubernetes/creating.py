@@ -12,7 +12,8 @@ from resources.kubernetes.workload import DOMAIN
 
 Manifest = dict[str, Any]
 
-RUN, ATTEMPT, FINGERPRINT = f"{DOMAIN}/run", f"{DOMAIN}/attempt", f"{DOMAIN}/fingerprint"
+RUN, STAGE = f"{DOMAIN}/run", f"{DOMAIN}/stage"
+ATTEMPT, FINGERPRINT = f"{DOMAIN}/attempt", f"{DOMAIN}/fingerprint"
 # The run that has taken up a Job of another's; an orphan is one that neither wants.
 TAKEN_BY = f"{DOMAIN}/taken-by"
 GOING_SECONDS, QUOTA_SECONDS = 2.0, 15.0
@@ -113,13 +114,18 @@ def create_service(api: Api, load: Workload, made: Manifest) -> None:
 
 
 def delete(api: Api, entry: Followed, load: Workload, away_seconds: float = AWAY_SECONDS) -> None:
-    """The Job that is followed and all it owns; of one that a JobSet made, the JobSet. ``load`` is what was asked for."""
-    owners = (entry.job or {"metadata": {}})["metadata"].get("ownerReferences") or []
+    """The Job that is followed, or the JobSet that has not made it yet; ``load`` is what was asked for."""
+    if entry.job is not None:
+        delete_job(api, entry.job, away_seconds)
+    elif load.in_jobset and entry.name == load.job:
+        api.delete("jobsets", load.name, away_seconds)
+
+
+def delete_job(api: Api, made: Manifest, away_seconds: float = AWAY_SECONDS) -> None:
+    """A Job and all it owns; of one that a JobSet made, the JobSet."""
+    owners = made["metadata"].get("ownerReferences") or []
     sets = [owner["name"] for owner in owners if owner["kind"] == "JobSet"]
-    if sets or (load.in_jobset and entry.name == load.job):
-        api.delete("jobsets", sets[0] if sets else load.name, away_seconds)
-    elif entry.job is not None:
-        api.delete("jobs", entry.name, away_seconds)
+    api.delete("jobsets" if sets else "jobs", sets[0] if sets else made["metadata"]["name"], away_seconds)
 
 
 def memory_of(made: Manifest) -> int:

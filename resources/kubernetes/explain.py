@@ -15,7 +15,7 @@ from ft_assets.core.errors import STOPPED
 Manifest = dict[str, Any]
 
 INDEX = "batch.kubernetes.io/job-completion-index"
-# Past its grace period a pod that is being deleted is gone; one that stays is on a node that does not answer.
+# After its grace period a pod that is being deleted is gone; one that stays is on a node that does not answer.
 HANGS_SECONDS = 60.0
 KILLED, TERMINATED = 128 + 9, 128 + 15  # exit codes of a container that a signal ended
 IMAGE_REASONS = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
@@ -79,14 +79,17 @@ class Verdict:
         return self.code == KILLED
 
 
-def explain(job: Manifest | None, pods: Sequence[Manifest], events: Sequence[Manifest], now: float) -> Verdict:
+def explain(
+    job: Manifest | None, pods: Sequence[Manifest], events: Sequence[Manifest], now: float, steady_seconds: float
+) -> Verdict:
     """Where a materialization stands.
 
     Args:
         job: None once it is gone.
-        pods: its pods, with those that are gone as they were last seen.
+        pods: its pods, with those that are ``gone`` as they were last seen, and of those that end, ``ending_since``.
         events: of the Job or of its pods, as far as they have been asked for.
-        now: seconds since the epoch.
+        now: seconds, of the clock of ``ending_since``.
+        steady_seconds: for how long nothing can have been missed: what has not been heard of since may be old.
     """
     gone = Verdict(State.DELETED, "its Job was deleted, by hand or by a sweep; what was saved is kept")
     if job is None:
@@ -97,7 +100,7 @@ def explain(job: Manifest | None, pods: Sequence[Manifest], events: Sequence[Man
     failed = _condition(job, "Failed")
     if failed is not None:
         return _failure(job, pods, failed)
-    hanging = [pod for pod in pods if _hangs(pod, now)]
+    hanging = [pod for pod in pods if _hangs(pod, now, steady_seconds)]
     if hanging:
         where = f"its node {_node(hanging[0])} does not answer"
         return Verdict(State.LOST, f"{_named(hanging[0], job)} has been deleted and does not end: {where}")
@@ -238,11 +241,12 @@ def _of_pod(state: State, sentence: str, pod: Manifest) -> Verdict:
     return Verdict(state, sentence, None, pod["metadata"]["name"], ended.get("exitCode"), lines.rstrip())
 
 
-def _hangs(pod: Manifest, now: float) -> bool:
+def _hangs(pod: Manifest, now: float, steady_seconds: float) -> bool:
     """Whether a pod is still there well after the time at which it was to be gone."""
-    due = pod["metadata"].get("deletionTimestamp")
-    ended = pod["status"].get("phase") in ("Succeeded", "Failed")
-    return due is not None and not ended and not pod.get("gone") and now > _seconds(due) + HANGS_SECONDS
+    if "ending_since" not in pod or pod.get("gone") or pod["status"].get("phase") in ("Succeeded", "Failed"):
+        return False
+    bound = float(pod["metadata"].get("deletionGracePeriodSeconds") or 0) + HANGS_SECONDS
+    return min(now - pod["ending_since"], steady_seconds) > bound
 
 
 def _ended_badly(pod: Manifest) -> bool:

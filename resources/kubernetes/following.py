@@ -24,6 +24,7 @@ KEPT_LOG_LINES = 2000
 MOST_KEPT_LOGS = 16
 LOG_SECONDS = 30.0
 MEMORY_FACTOR = 1.5
+GOING_ON = (State.QUEUED, State.WAITING, State.RUNNING)
 NOT_YET = Verdict(State.WAITING, "its JobSet has not made its Job yet", Wait.START)
 
 
@@ -144,15 +145,15 @@ class Materialization:
         """The verdict that ends a Job: its own end, or a wait that was too long (then with what was waited for)."""
         clock, log = self.api.clock, PrintedLog(folder)
         words, events, patience = ProgressWords(folder, clock.monotonic), Events(self), Patience(self.bounds)
-        said, looked = "", -LOOK_SECONDS
+        said, began = "", clock.monotonic()
+        looked = began - LOOK_SECONDS
         while True:
             entry.changed.clear()
-            pods = list(entry.pods.values())
-            verdict = explain(entry.job, pods, events.found, clock.time()) if entry.seen else NOT_YET
-            if verdict.state not in (State.QUEUED, State.WAITING, State.RUNNING):
-                log.show()
-                return verdict
             now = clock.monotonic()
+            verdict = self._verdict(entry, events.found)
+            if verdict.state not in GOING_ON:
+                log.show()
+                return verdict if verdict.state is State.SUCCEEDED else self._last_verdict(entry, events.found)
             if verdict.sentence != said:
                 said = verdict.sentence
                 self.context.log.info(f"{entry.name}: {said}")
@@ -161,7 +162,7 @@ class Materialization:
             if now - looked >= LOOK_SECONDS:
                 looked = now
                 log.show()
-                self._check_away(entry)
+                self._check_away(entry, now - began)
                 if self.cancelled():
                     raise DagsterExecutionInterruptedError
             late = patience.over(verdict, now, bytes_said(folder) if verdict.state is State.RUNNING else 0, folder)
@@ -170,10 +171,22 @@ class Materialization:
             words.say(self.context)
             clock.wait(entry.changed, POLL_SECONDS)
 
-    def _check_away(self, entry: Followed) -> None:
+    def _verdict(self, entry: Followed, events: list[Manifest]) -> Verdict:
+        if not entry.seen:
+            return NOT_YET
+        pods = list(entry.pods.values())
+        return explain(entry.job, pods, events, self.api.clock.monotonic(), self.watch.steady_seconds())
+
+    def _last_verdict(self, entry: Followed, events: list[Manifest]) -> Verdict:
+        """Once more with the pods as they are: a Job may be heard to have failed before its pods are."""
+        with suppress(ClusterRefused, ClusterAway):
+            self.watch.look_at_pods(entry, LOG_SECONDS)
+        return self._verdict(entry, events)
+
+    def _check_away(self, entry: Followed, followed_seconds: float) -> None:
         self.watch.check()
         seconds, why = self.watch.away_seconds()
-        if seconds >= AWAY_SECONDS:
+        if min(seconds, followed_seconds) >= AWAY_SECONDS:
             text = away_text(self.api.server, "has not answered", seconds, why)
             raise ClusterAway(f"{text}. Job {entry.name} is left as it is; run again to take it up")
 

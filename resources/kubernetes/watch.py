@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from resources.kubernetes.client import LONGEST_PAUSE_SECONDS, Api, ClusterAway, ClusterRefused, Expired
+from resources.kubernetes.client import AWAY_SECONDS, LONGEST_PAUSE_SECONDS, Api, ClusterAway, ClusterRefused, Expired
 from resources.kubernetes.objects import JOB_NAME_LABEL, MANAGED_BY
 
 Manifest = dict[str, Any]
@@ -39,6 +39,7 @@ class Watch:
         self.followed: dict[str, list[Followed]] = {}
         self.threads: dict[str, threading.Thread] = {}
         self.away_since: dict[str, tuple[float, str]] = {}
+        self.steady_since = api.clock.monotonic()
         self.refused: ClusterRefused | None = None
         self.stopped = threading.Event()
 
@@ -61,9 +62,18 @@ class Watch:
     def adopt(self, entry: Followed, job: Manifest) -> None:
         """A Job that was there before it was followed, with the pods that it has already."""
         self.take("jobs", "ADDED", job)
-        pods, _ = self.api.list("pods", f"{JOB_NAME_LABEL}={entry.name}")
+        self.look_at_pods(entry)
+
+    def look_at_pods(self, entry: Followed, away_seconds: float = AWAY_SECONDS) -> None:
+        """The pods of a Job as they are now; the stream of Pods may be behind that of Jobs."""
+        pods, _ = self.api.list("pods", f"{JOB_NAME_LABEL}={entry.name}", away_seconds=away_seconds)
         for pod in pods:
             self.take("pods", "ADDED", pod)
+
+    def steady_seconds(self) -> float:
+        """For how long all streams have come through without a break."""
+        with self.lock:
+            return -1.0 if self.away_since else self.api.clock.monotonic() - self.steady_since
 
     def away_seconds(self) -> tuple[float, str]:
         """For how long a stream has not come through, and why; 0 when all do."""
@@ -90,8 +100,17 @@ class Watch:
                 else:
                     known = entry.pods.get(made["metadata"]["uid"])
                     if known is None or not _older(made, known):
-                        entry.pods[made["metadata"]["uid"]] = _slim_pod(made, type_ == "DELETED")
+                        entry.pods[made["metadata"]["uid"]] = self._slim(made, known or {}, type_ == "DELETED")
                         entry.changed.set()
+
+    def _slim(self, pod: Manifest, known: Manifest, gone: bool) -> Manifest:
+        """What is looked at of a pod, so that many fit in little memory; and since when it has been seen to end."""
+        meta = {name: value for name, value in pod["metadata"].items() if name not in ("managedFields", "annotations")}
+        slim: Manifest = {"metadata": meta, "spec": {"nodeName": pod.get("spec", {}).get("nodeName", "")}}
+        slim |= {"status": pod.get("status", {}), "gone": gone or bool(known.get("gone"))}
+        if "deletionTimestamp" in meta:
+            slim["ending_since"] = known.get("ending_since", self.api.clock.monotonic())
+        return slim
 
     def _take_job(self, entry: Followed, type_: str, made: Manifest) -> None:
         if entry.job is not None and _older(made, entry.job):
@@ -157,7 +176,8 @@ class Watch:
 
     def _through(self, kind: str) -> None:
         with self.lock:
-            self.away_since.pop(kind, None)
+            if self.away_since.pop(kind, None) is not None:
+                self.steady_since = self.api.clock.monotonic()
 
     def _replace(self, kind: str, items: list[Manifest], version: str) -> None:
         """A list says of what is not in it that it is gone, unless it is newer than the list."""
@@ -178,13 +198,6 @@ class Watch:
             for group in self.followed.values():
                 for entry in group:
                     entry.changed.set()
-
-
-def _slim_pod(pod: Manifest, gone: bool) -> Manifest:
-    """What is looked at of a pod: a hundred Jobs of many pods fit in little memory."""
-    meta = {name: value for name, value in pod["metadata"].items() if name not in ("managedFields", "annotations")}
-    node = {"nodeName": pod.get("spec", {}).get("nodeName", "")}
-    return {"metadata": meta, "spec": node, "status": pod.get("status", {}), "gone": gone or bool(pod.get("gone"))}
 
 
 def _older(made: Manifest, known: Manifest) -> bool:

@@ -1,0 +1,166 @@
+"""The API server: busy, broken, away, forgetful, or unwilling."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster.kinds import JOB, SERVICE
+from following import OTHER_RUN, Site, site
+from waiting import until
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    with site(tmp_path, monkeypatch) as found:
+        yield found
+
+
+@pytest.mark.parametrize("status", [429, 500, 503, 504])
+def test_a_server_that_is_busy_or_broken_is_asked_again(here: Site, status: int) -> None:
+    here.cluster.faults.fail(3, status, "create", "jobs")
+    here.cluster.faults.fail(2, status, "list")
+    here.cluster.faults.fail(2, status, "watch")
+    step = here.start()
+    here.running()
+    here.cluster.finish_job(here.job())
+    step.ends_well()
+    assert len(here.jobs()) == 1
+
+
+def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(here: Site) -> None:
+    here.cluster.faults.fail(1, 429, "create", "jobs", retry_after=300)
+    step = here.start()
+    until(lambda: here.cluster.requests.get(("create", "jobs")), 20, "the first try")
+    here.cluster.advance(250)
+    assert here.jobs() == []
+    here.cluster.advance(60)
+    here.running()
+    here.cluster.finish_job(here.job())
+    step.ends_well()
+    assert here.cluster.requests[("create", "jobs")] == 2
+
+
+@pytest.mark.parametrize("resource", ["jobs", "services"])
+def test_what_was_created_although_the_answer_was_lost_is_adopted(here: Site, resource: str) -> None:
+    here.cluster.faults.lose_answers(1, "create", resource)
+    step = here.start()
+    here.running()
+    here.cluster.finish_job(here.job())
+    step.ends_well()
+    assert len(here.jobs()) == 1
+    assert len(here.cluster.all(SERVICE)) == 1
+
+
+def test_a_job_of_the_same_name_that_is_not_ours_is_left_alone(here: Site) -> None:
+    step = here.start()
+    here.running()
+    name = here.job()
+    step.interrupt()
+    step.ends()
+    again = here.start(step.run_id, here.request(fingerprint="cd" * 32))
+    assert f"{name} is there already and is not for this fingerprint" in again.fails()
+    assert here.jobs() == [name]
+
+
+def test_five_minutes_without_the_server_cost_nothing(here: Site) -> None:
+    step = here.start()
+    here.running()
+    here.cluster.unreach()
+    here.cluster.advance(300)
+    here.cluster.finish_job(here.job())
+    here.cluster.reach()
+    here.cluster.advance(60)
+    step.ends_well()
+
+
+def test_a_server_that_stays_away_ends_the_step_and_leaves_the_job(here: Site) -> None:
+    step = here.start()
+    here.running()
+    here.cluster.unreach()
+    until(lambda: here.watch.away_seconds()[1], 20, "the loss of the watch")
+    here.cluster.advance(920)
+    said = step.fails()
+    assert f"the API server at {here.cluster.url} has not answered for 15 minutes" in said
+    assert "is left as it is; run again to take it up" in said
+    assert len(here.jobs()) == 1
+    here.cluster.reach()
+    again = here.start(step.run_id)
+    again.says("takes up Job")
+    here.cluster.finish_job(here.job())
+    again.ends_well()
+
+
+def test_a_server_that_is_away_from_the_start_ends_the_step(here: Site) -> None:
+    here.cluster.unreach()
+    step = here.start()
+    until(lambda: here.cluster.advance(20) or step.error, 20, "the end of patience")
+    assert "could not list jobs for 15 minutes" in step.fails()
+
+
+@pytest.mark.parametrize("fault", ["expired", "cut"])
+def test_a_watch_that_expires_or_breaks_goes_on(here: Site, fault: str) -> None:
+    step = here.start()
+    here.running()
+    if fault == "expired":
+        here.cluster.expire_watches()
+    else:
+        here.cluster.cut_watches()
+    here.cluster.finish_job(here.job())
+    here.cluster.advance(60)
+    step.ends_well()
+
+
+def test_a_job_that_went_while_the_watch_was_away_is_missed(here: Site) -> None:
+    step = here.start()
+    here.running()
+    here.cluster.unreach()
+    until(lambda: here.watch.away_seconds()[1], 20, "the loss of the watch")
+    here.cluster.delete(JOB, here.job())
+    with here.cluster.store.changed:
+        here.cluster.store.compact()
+    here.cluster.reach()
+    here.cluster.advance(60)
+    assert "its Job was deleted" in step.fails()
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource"),
+    [
+        ("create", "jobs"),
+        ("create", "services"),
+        ("list", "jobs"),
+        ("watch", "jobs"),
+        ("watch", "pods"),
+        ("list", "pods"),
+    ],
+)
+def test_a_role_that_lacks_a_verb_is_told_which(here: Site, verb: str, resource: str) -> None:
+    here.cluster.access.forbid(verb, resource)
+    said = here.start().fails()
+    assert f"add the verb `{verb}` on `{resource}` to the launcher's Role" in said
+
+
+@pytest.mark.parametrize(("verb", "resource"), [("get", "pods/log"), ("list", "events")])
+def test_what_only_helps_to_explain_may_be_forbidden(here: Site, verb: str, resource: str) -> None:
+    here.cluster.access.forbid(verb, resource)
+    here.cluster.kubelet.missing_images.add(here.deployment["image"])
+    step = here.start()
+    step.says("cannot be pulled")
+    here.cluster.kubelet.missing_images.clear()
+    here.cluster.advance(300)
+    pods = here.running()
+    here.cluster.finish(pods[0], 1, "it broke")
+    assert "it broke" in step.fails()
+
+
+def test_a_job_set_is_deleted_whole(here: Site) -> None:
+    here.deploy(job_api="jobset")
+    step = here.start()
+    here.running()
+    here.cluster.finish_job(here.job())
+    step.ends_well()
+    silent = here.start(OTHER_RUN, here.request(fingerprint="cd" * 32), silent_seconds=60)
+    silent.says("runs in 2 pods")
+    here.cluster.advance(70)
+    assert "said nothing" in silent.fails()
+    assert len(here.jobs()) == 1

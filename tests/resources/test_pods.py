@@ -1,0 +1,202 @@
+"""Stages in pods: whatever becomes of the cluster ends in a right state, and in a sentence a person understands."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from cluster.kinds import JOB, POD, SERVICE, Object
+from dagster._core.errors import DagsterExecutionInterruptedError
+from following import OTHER_RUN, Site, site
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    with site(tmp_path, monkeypatch) as found:
+        yield found
+
+
+def test_a_stage_runs_in_a_job_of_its_nodes_and_ends_well(here: Site) -> None:
+    step = here.start()
+    here.running()
+    here.cluster.finish_job(here.job())
+    step.ends_well()
+    assert step.folder == here.folder / "home" / "runs" / step.run_id / "sft_adapter"
+    [job] = here.cluster.all(JOB)
+    [service] = here.cluster.all(SERVICE)
+    assert service["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    assert job["metadata"]["labels"]["ft-assets.dev/run"] == step.run_id
+
+
+def test_a_failing_rank_is_named_with_its_last_words(here: Site) -> None:
+    step = here.start()
+    pods = here.running()
+    here.cluster.print(pods[1], "a long story\n")
+    here.cluster.finish(pods[1], 1, "ValueError: rank 1 broke\n")
+    said = step.fails()
+    assert f"sft_adapter: ended with exit code 1 in pod {pods[1]['metadata']['name']} (node 1 of 2)" in said
+    assert "ValueError: rank 1 broke" in said
+    kept = here.folder / "home" / "runs" / step.run_id / "sft_adapter" / f"{pods[1]['metadata']['name']}.log"
+    assert kept.read_text() == "a long story\n"
+    assert here.jobs() == [here.job()]
+
+
+def test_a_users_fault_is_told_in_the_workers_words(here: Site) -> None:
+    step = here.start()
+    here.cluster.finish(here.running()[0], 2, "FineTuneError: the disk is full\n")
+    said = step.fails()
+    assert "exit code 2" in said
+    assert "FineTuneError: the disk is full" in said
+
+
+def test_the_same_step_again_takes_up_the_job_that_runs(here: Site) -> None:
+    """A Dagster step that is retried, and another run for the same fingerprint, pay for nothing twice."""
+    first = here.start()
+    here.running()
+    first.interrupt()
+    first.ends()
+    assert any("left running; run again to take it up" in line for line in first.said)
+    again, other = here.start(first.run_id), here.start(OTHER_RUN)
+    again.says("takes up Job")
+    other.says("takes up Job")
+    here.cluster.finish_job(here.job())
+    again.ends_well()
+    other.ends_well()
+    assert again.folder == other.folder
+    [job] = here.cluster.all(JOB)
+    assert job["metadata"]["labels"]["ft-assets.dev/taken-by"] == OTHER_RUN
+
+
+def test_a_cancelled_run_leaves_no_job(here: Site) -> None:
+    step = here.start()
+    here.running()
+    step.status = dg.DagsterRunStatus.CANCELING
+    here.cluster.advance(20)
+    step.ends()
+    assert isinstance(step.error, DagsterExecutionInterruptedError)
+    assert here.jobs() == []
+    here.cluster.advance(60)
+    assert here.cluster.all(POD) == []
+
+
+def test_what_is_interrupted_while_its_run_is_cancelled_leaves_no_job(here: Site) -> None:
+    step = here.start()
+    here.running()
+    step.status = dg.DagsterRunStatus.CANCELING
+    step.interrupt()
+    step.ends()
+    assert here.jobs() == []
+
+
+def test_a_retry_after_a_failure_is_a_new_attempt(here: Site) -> None:
+    step = here.start()
+    here.cluster.finish(here.running()[0], 1)
+    step.fails()
+    again = here.start(step.run_id)
+    here.running(attempt=1)
+    here.cluster.finish_job(here.job(1))
+    again.ends_well()
+
+
+def taken_back(site: Site, pod: Object) -> None:
+    site.cluster.cordon_node(pod["spec"]["nodeName"])
+    site.cluster.shut_down_node(pod["spec"]["nodeName"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda site, pod: site.cluster.preempt(pod), "was preempted for a pod of higher priority"),
+        (lambda site, pod: site.cluster.evict(pod), "The node was low on resource: memory"),
+        (taken_back, "imminent node shutdown"),
+        (lambda site, pod: site.cluster.delete(POD, pod["metadata"]["name"]), "was deleted, by hand"),
+        (lambda site, pod: site.cluster.finish(pod, 75), "was asked to end and saved its work"),
+    ],
+    ids=["preemption", "eviction", "spot node taken back", "pod deleted by hand", "asked to end"],
+)
+def test_what_the_cluster_takes_is_started_again_and_counts_as_no_failure(here: Site, fault: Any, words: str) -> None:
+    here.cluster.add_node("node-c", gpus=2)
+    step = here.start()
+    fault(here, here.running()[1])
+    here.running(attempt=1)
+    step.says(words)
+    here.cluster.finish_job(here.job(1))
+    step.ends_well()
+
+
+def test_preemptions_are_bounded(here: Site) -> None:
+    step = here.start()
+    for attempt in range(3):
+        here.cluster.preempt(here.running(attempt)[0])
+    said = step.fails()
+    assert "was preempted for a pod of higher priority" in said
+    assert "It was started again 2 times (preemptions); run again to resume" in said
+    assert len(here.jobs()) == 3
+
+
+def test_a_lost_node_is_given_up_and_its_job_started_elsewhere(here: Site) -> None:
+    here.cluster.add_node("node-c", gpus=2)
+    step = here.start()
+    lost = here.running()[1]
+    here.cluster.lose_node(lost["spec"]["nodeName"])
+    here.cluster.advance(45)
+    step.says(f"its node {lost['spec']['nodeName']} may not answer")
+    here.cluster.advance(310)
+    here.until_ending(lost)
+    here.cluster.advance(100)
+    step.says(f"has been deleted and does not end: its node {lost['spec']['nodeName']} does not answer")
+    here.running(attempt=1)
+    here.cluster.finish_job(here.job(1))
+    step.ends_well()
+
+
+def test_a_job_deleted_by_hand_ends_the_step(here: Site) -> None:
+    step = here.start()
+    here.running()
+    here.cluster.delete(JOB, here.job())
+    said = step.fails()
+    assert "its Job was deleted, by hand or by a sweep" in said
+    assert "Run again to resume" in said
+
+
+def test_out_of_memory_is_tried_once_more_with_more_where_the_recipe_allows(here: Site) -> None:
+    step = here.start(request=here.request(pods={"replan_on_oom": True}))
+    first = here.running()
+    here.cluster.kill_for_memory(first[0])
+    step.says("OOMKilled")
+    second = here.running(attempt=1)
+    sizes = [memory(pods[0]) for pods in (first, second)]
+    assert 1.3 < sizes[1] / sizes[0] <= 1.5
+    here.cluster.kill_for_memory(second[0])
+    said = step.fails()
+    assert f"its limit: {sizes[1]}Mi" in said
+    assert "micro-batch 4, rows of up to 64 tokens" in said
+    assert len(here.jobs()) == 2
+
+
+def test_out_of_memory_ends_the_step_where_it_may_not_be_tried_again(here: Site) -> None:
+    step = here.start()
+    here.cluster.kill_for_memory(here.running()[0])
+    assert "ran out of memory and was killed (OOMKilled" in step.fails()
+    assert len(here.jobs()) == 1
+
+
+def test_a_worker_that_says_nothing_is_ended(here: Site) -> None:
+    step = here.start(silent_seconds=120)
+    here.running()
+    here.cluster.advance(130)
+    assert "the worker has said nothing for 120 s" in step.fails()
+    assert here.jobs() == []
+
+
+def test_a_deadline_ends_it_with_the_setting_to_raise(here: Site) -> None:
+    step = here.start(request=here.request(pods={"active_deadline_seconds": 600}))
+    here.running()
+    here.cluster.advance(700)
+    assert "ran longer than active_deadline_seconds (600)" in step.fails()
+
+
+def memory(pod: Object) -> int:
+    """The limit of a pod in mebibytes."""
+    return int(pod["spec"]["containers"][0]["resources"]["limits"]["memory"].removesuffix("Mi"))
