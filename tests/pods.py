@@ -33,6 +33,6 @@ def request(stage: str = "sft_adapter", partition: str = "support", **execution:
 def made(
     asked: dict[str, Any], deployment: Cluster | None = None, processes: int | None = None, **more: Any
 ) -> Workload:
-    words = {"run_id": RUN, "attempt": 1, "threads": None, "grace_seconds": 75.0, "asset": asked["stage"], **more}
+    words = {"run_id": RUN, "attempt": 1, "threads": None, "grace_seconds": 60.0, "asset": asked["stage"], **more}
     path = f"/ft/runs/{words['run_id']}/{asked['stage']}/request.json"
     return workload(asked, deployment or cluster(), processes=processes, request_path=path, **words)

@@ -37,7 +37,7 @@ def workload(
             ``pods`` and, of a stage that trains, ``placement``).
         processes: ranks over all nodes, or None for a stage that does not train.
         request_path: the request's file as the pods see it.
-        grace_seconds: from SIGTERM to SIGKILL.
+        grace_seconds: what the worker has, once it is asked to end, to finish its step and write a checkpoint.
         memory_factor: memory over the plan's, after a pod ran out of it.
 
     Raises:
