@@ -93,7 +93,8 @@ def _memory(
     execution: dict[str, Any], placement: dict[str, Any], settings: PodSettings, shm: int, factor: float
 ) -> int:
     """Bytes of one pod, with /dev/shm, whose pages count as the pod's; never above what its node has."""
-    if placement:
-        wanted = round(placement["host_bytes"] * HEADROOM * factor) + shm
-        return min(wanted, placement.get("node_memory_bytes") or wanted)
-    return round((settings.memory_gib or execution["memory_gib"]) * GIB * factor) + shm
+    planned = placement.get("host_bytes")
+    if not planned:
+        return round((settings.memory_gib or execution["memory_gib"]) * GIB * factor) + shm
+    wanted = round(planned * HEADROOM * factor) + shm
+    return min(wanted, placement.get("node_memory_bytes") or wanted)
