@@ -8,7 +8,7 @@ from ft_assets.core.canonical import canonical_json
 # A JobSet's pods are called NAME-n-0-INDEX-abcde, a Job's NAME-INDEX-abcde; 63 letters are the most for either.
 MAX_NAME = 48
 MAX_LABEL = 63
-STEP_LETTERS, PARTITION_LETTERS, HASH_LETTERS = 16, 12, 12
+STEP_LETTERS, HASH_LETTERS = 16, 12
 PORTS = range(20_000, 30_000)
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 
@@ -18,9 +18,10 @@ def job_name(run_id: str, step: str, partition: str, attempt: int) -> str:
 
     Step and partition are in it to be read; the hash of all four tells it from others (48 bits).
     """
-    digest = _digest([run_id, step, partition, attempt])
-    read = [_slug(step, STEP_LETTERS), _slug(partition, PARTITION_LETTERS), str(attempt % 10_000), digest]
-    return "-".join(["ft", *(part for part in read if part)])
+    tail = f"{attempt % 10_000}-{_digest([run_id, step, partition, attempt])}"
+    read = "-".join(part for part in (_slug(step)[:STEP_LETTERS], _slug(partition)) if part)
+    room = MAX_NAME - len(f"ft--{tail}")
+    return f"ft-{read[:room].rstrip('-')}-{tail}"
 
 
 def label_value(text: str) -> str:
@@ -36,8 +37,8 @@ def master_port(name: str) -> int:
     return PORTS[int(_digest(name), 16) % len(PORTS)]
 
 
-def _slug(text: str, most: int) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:most].strip("-")
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _digest(value: object) -> str:

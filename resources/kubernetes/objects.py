@@ -26,6 +26,7 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 JOBSET_API = "jobset.x-k8s.io/v1alpha2"
 USERS_FAULT = 2
+END_SECONDS = 15
 MIB = 2**20
 # By index, which the Job's condition names: "... matching FailJob rule at index 0".
 DISRUPTED_RULE, STOPPED_RULE, FAULT_RULE = 0, 1, 2
@@ -76,6 +77,11 @@ class Workload:
     def suspend(self) -> bool:
         """Whether it is created suspended, for Kueue to admit all its pods at once."""
         return self.settings.queue_name is not None
+
+    @property
+    def pod_grace_seconds(self) -> int:
+        """From SIGTERM to SIGKILL: what the worker has, and then torchrun to end its ranks and say what became of them."""
+        return math.ceil(self.grace_seconds) + END_SECONDS
 
     @property
     def pod_selector(self) -> str:
@@ -172,7 +178,7 @@ def pod_template(workload: Workload) -> Manifest:
         "subdomain": workload.service,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": max(1, math.ceil(workload.grace_seconds)),
+        "terminationGracePeriodSeconds": workload.pod_grace_seconds,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": cluster.run_as_user,

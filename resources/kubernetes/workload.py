@@ -37,7 +37,7 @@ def workload(
             ``pods`` and, of a stage that trains, ``placement``).
         processes: ranks over all nodes, or None for a stage that does not train.
         request_path: the request's file as the pods see it.
-        grace_seconds: from SIGTERM to SIGKILL.
+        grace_seconds: what the worker has, once it is asked to end, to finish its step and write a checkpoint.
         memory_factor: memory over the plan's, after a pod ran out of it.
 
     Raises:
@@ -93,7 +93,8 @@ def _memory(
     execution: dict[str, Any], placement: dict[str, Any], settings: PodSettings, shm: int, factor: float
 ) -> int:
     """Bytes of one pod, with /dev/shm, whose pages count as the pod's; never above what its node has."""
-    if placement:
-        wanted = round(placement["host_bytes"] * HEADROOM * factor) + shm
-        return min(wanted, placement.get("node_memory_bytes") or wanted)
-    return round((settings.memory_gib or execution["memory_gib"]) * GIB * factor) + shm
+    planned = placement.get("host_bytes")
+    if not planned:
+        return round((settings.memory_gib or execution["memory_gib"]) * GIB * factor) + shm
+    wanted = round(planned * HEADROOM * factor) + shm
+    return min(wanted, placement.get("node_memory_bytes") or wanted)
