@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,9 @@ from ft_assets.arguments import AsJson, RecipeArgument, open_recipe
 from ft_assets.core.errors import FineTuneError, MissingInput
 from ft_assets.core.recipe_run import TRAINED_BY, RecipeRun, plans, stages_of
 from ft_assets.recipes.load import Catalog
-from resources.environment import Settings
+from ft_assets.terminal import print_table
+from resources.environment import Settings, prepare_dagster_home, settings
+from resources.kubernetes.client import Api
 from resources.kubernetes.cluster import Cluster, load_cluster
 from resources.kubernetes.objects import Manifest, objects
 from resources.kubernetes.workload import workload
@@ -49,17 +52,57 @@ def render(
     if unknown:
         raise FineTuneError(f"--stage {unknown[0]!r}: no asset that runs in pods; allowed: {', '.join(IN_WORKERS)}")
     found, known, name = open_recipe(recipe)
-    if found.pods is None:
-        raise FineTuneError(
-            "FT_PODS names no file; it says in which namespace pods run, and how; see docs/kubernetes.md"
-        )
-    made, missing = rendered(found, known, name, load_cluster(found.pods), stage or list(IN_WORKERS))
+    made, missing = rendered(found, known, name, load_cluster(_file_of(found)), stage or list(IN_WORKERS))
     if as_json:
         print(json.dumps({"stages": made, "missing": missing}, indent=1))
     else:
         _print_yaml(made, missing)
     if missing:
         raise typer.Exit(3)
+
+
+@deploy_app.command("sweep")
+def sweep(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Also Jobs whose run this Dagster instance does not know.")
+    ] = False,
+    older_than_minutes: Annotated[int, typer.Option(min=0, max=525_600, help="Leave younger Jobs alone.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Delete Jobs that no run waits for any more; what they saved stays, and a later run resumes from it."""
+    from dagster import DagsterInstance
+
+    from resources.kubernetes import orphans
+
+    found = settings()
+    api = Api(load_cluster(_file_of(found)).namespace)
+    prepare_dagster_home(found)
+    with DagsterInstance.get() as instance:
+
+        def status_of(run_id: str) -> str | None:
+            run = instance.get_run_by_id(run_id)
+            return run.status.value if run is not None else None
+
+        lost = orphans.orphans(api, status_of, older_than_minutes * 60.0)
+    going = [orphan for orphan in lost if orphan.known or unknown]
+    if not dry_run:
+        orphans.sweep(api, going)
+    if as_json:
+        print(json.dumps([{**asdict(each), "deleted": each in going and not dry_run} for each in lost], indent=1))
+        return
+    word = "would be deleted" if dry_run else "deleted"
+    rows = [[o.job, o.stage, o.run, o.why, word if o in going else "left (--unknown deletes it)"] for o in lost]
+    print_table("", ["job", "stage", "run", "why", ""], rows)
+
+
+def _file_of(found: Settings) -> Path:
+    """The deployment's file."""
+    if found.pods is None:
+        raise FineTuneError(
+            "FT_PODS names no file; it says in which namespace pods run, and how; see docs/kubernetes.md"
+        )
+    return found.pods
 
 
 def rendered(

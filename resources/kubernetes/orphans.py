@@ -1,9 +1,8 @@
 """Jobs that nobody waits for any more: their Dagster run has ended, or is not known."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from resources.kubernetes.client import Api
 from resources.kubernetes.creating import RUN, STAGE, TAKEN_BY, delete_job, finished
@@ -23,9 +22,6 @@ class Orphan:
     age_seconds: float
     known: bool
     why: str
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def orphans(api: Api, status_of: Callable[[str], str | None], older_than_seconds: float) -> list[Orphan]:
