@@ -52,11 +52,13 @@ def admit(store: Store, kind: Kind, made: Object) -> list[str]:
             _priority(store, made)
             _account(store, made)
         profile = space["metadata"].get("labels") or {}
-        if kind is POD and (level := profile.get(ENFORCE)):
-            if faults := pod_security(made["spec"], level):
+        level = profile.get(ENFORCE if kind is POD else WARN)
+        if level and kind in (POD, JOB):
+            spec = made["spec"] if kind is POD else made["spec"]["template"]["spec"]
+            faults = pod_security(spec, level)
+            if faults and kind is POD:
                 raise forbidden(POD, meta["name"], f'violates PodSecurity "{level}:latest": {faults}')
-        if kind is JOB and (level := profile.get(WARN)):
-            if faults := pod_security(made["spec"]["template"]["spec"], level):
+            if faults:
                 warnings.append(f'would violate PodSecurity "{level}:latest": {faults}')
         for quota in store.all(QUOTA, meta["namespace"]):
             _charge(store, kind, made, quota)

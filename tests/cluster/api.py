@@ -14,6 +14,7 @@ from cluster.defaults import fill
 from cluster.kinds import (
     JOB,
     JOB_SET,
+    LEASE,
     POD,
     ApiError,
     Kind,
@@ -116,8 +117,13 @@ class Api:
             self._pages[token] = (version, found[limit:])
             if len(self._pages) > MOST_PAGES:
                 self._pages.popitem(last=False)
-            meta |= {"continue": token, "remainingItemCount": len(found) - limit}
+            meta["continue"] = token
+            if not query.get("labelSelector") and not query.get("fieldSelector"):
+                meta["remainingItemCount"] = len(found) - limit
             found = found[:limit]
+        # Only items of a custom resource say what they are; those of a list that is built in do not.
+        if kind is not JOB_SET:
+            found = [{k: v for k, v in made.items() if k not in ("kind", "apiVersion")} for made in found]
         return {"kind": f"{kind.kind}List", "apiVersion": kind.api_version, "metadata": meta, "items": found}
 
     def _continued(self, token: str) -> tuple[int, list[Object]]:
@@ -145,6 +151,9 @@ class Api:
         old = self.get(kind, namespace, name)
         made, warnings = decoded(kind, body, options.query.get("fieldValidation", "Warn"))
         options.warnings += warnings
+        if kind in (JOB_SET, LEASE) and not made.get("metadata", {}).get("resourceVersion"):
+            why = validation.invalid_value("metadata.resourceVersion", 0, "must be specified for an update")
+            raise invalid(kind, name, [why])
         return self._updated(kind, old, made, options, sub)
 
     def patch(

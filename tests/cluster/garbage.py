@@ -23,7 +23,7 @@ class GarbageCollector:
                         _Work(self, kind), (meta.get("namespace", "") if kind.namespaced else "", owner["name"])
                     )
         if change.type != "DELETED" and (
-            "deletionTimestamp" in meta or meta.get("ownerReferences") and change.type == "ADDED"
+            "deletionTimestamp" in meta or (meta.get("ownerReferences") and change.type == "ADDED")
         ):
             self._enqueue(change.kind, change.object)
 

@@ -4,18 +4,16 @@ from dataclasses import dataclass, field
 
 from cluster import indexes
 from cluster.api import Api
-from cluster.clock import seconds_of, stamp
+from cluster.clock import seconds_of
 from cluster.conditions import condition, is_true, set_condition
 from cluster.events import Recorder
 from cluster.failure_policy import Verdict, verdict
+from cluster.job_pods import TRACKING, ended, failed, index_of, new_pod
 from cluster.kinds import JOB, POD, ApiError, Key, Object
 from cluster.loop import Loop
 from cluster.patching import clone
 from cluster.store import Change, Store, key_of
 
-TRACKING = "batch.kubernetes.io/job-tracking"
-INDEX = "batch.kubernetes.io/job-completion-index"
-INDEX_FAILURES = "batch.kubernetes.io/job-index-failure-count"
 BACKOFF_SECONDS, MOST_BACKOFF_SECONDS = 10, 600
 CREATE_RETRY_SECONDS, MOST_CREATE_RETRY_SECONDS = 1, 60
 COMPONENT = "job-controller"
@@ -107,15 +105,15 @@ class JobController:
 
     def _pods(self, job: Object) -> Pods:
         found = [pod for kind, pod in self._store.owned(job["metadata"]["uid"]) if kind is POD]
-        active = [pod for pod in found if not _ended(pod) and "deletionTimestamp" not in pod["metadata"]]
-        terminating = [pod for pod in found if not _ended(pod) and "deletionTimestamp" in pod["metadata"]]
+        active = [pod for pod in found if not ended(pod) and "deletionTimestamp" not in pod["metadata"]]
+        terminating = [pod for pod in found if not ended(pod) and "deletionTimestamp" in pod["metadata"]]
         new = [pod for pod in found if TRACKING in (pod["metadata"].get("finalizers") or [])]
         return Pods(
             found,
             active,
             terminating,
             [pod for pod in new if pod["status"]["phase"] == "Succeeded"],
-            [pod for pod in new if _failed(pod, job)],
+            [pod for pod in new if failed(pod, job)],
         )
 
     def _remember(self, record: Record, pods: Pods, job: Object) -> None:
@@ -127,7 +125,7 @@ class JobController:
             record.last_failure = max(record.last_failure, self._ended_at(pod))
             if job["spec"].get("backoffLimitPerIndex") is not None:
                 found = self._verdict(job, pod)
-                index = _index(pod)
+                index = index_of(pod)
                 if found.counts:
                     record.index_failures[index] = record.index_failures.get(index, 0) + 1
                 if (
@@ -155,7 +153,7 @@ class JobController:
                 return type_, there.get("reason", ""), there.get("message", "")
         spec, status = job["spec"], job["status"]
         for pod in pods.all:
-            if _failed(pod, job) and (found := self._verdict(job, pod)).message:
+            if failed(pod, job) and (found := self._verdict(job, pod)).message:
                 return "FailureTarget", "PodFailurePolicy", found.message
         counted = [pod for pod in pods.new_failed if self._verdict(job, pod).counts]
         restarts = sum(
@@ -164,10 +162,8 @@ class JobController:
         restarts = restarts if spec["template"]["spec"]["restartPolicy"] == "OnFailure" else 0
         if status.get("failed", 0) + len(counted) > spec["backoffLimit"] or restarts > max(0, spec["backoffLimit"] - 1):
             return "FailureTarget", "BackoffLimitExceeded", "Job has reached the specified backoff limit"
-        limit = spec.get("activeDeadlineSeconds")
-        if limit is not None and not spec["suspend"] and "startTime" in status:
-            if self._store.clock.now - seconds_of(status["startTime"]) >= limit:
-                return "FailureTarget", "DeadlineExceeded", "Job was active longer than specified deadline"
+        if self._late(job):
+            return "FailureTarget", "DeadlineExceeded", "Job was active longer than specified deadline"
         if spec.get("backoffLimitPerIndex") is not None and record.failed_indexes:
             done = len(record.failed_indexes) + len(self._succeeded_indexes(job, pods))
             if spec.get("maxFailedIndexes") is not None and len(record.failed_indexes) > spec["maxFailedIndexes"]:
@@ -176,6 +172,12 @@ class JobController:
             if done >= spec["completions"]:
                 return "FailureTarget", "FailedIndexes", "Job has failed indexes"
         return None
+
+    def _late(self, job: Object) -> bool:
+        limit, started = job["spec"].get("activeDeadlineSeconds"), job["status"].get("startTime")
+        if limit is None or started is None or job["spec"]["suspend"]:
+            return False
+        return self._store.clock.now - seconds_of(started) >= limit
 
     def _continue(self, job: Object, pods: Pods, record: Record) -> None:
         spec, status = job["spec"], job["status"]
@@ -195,10 +197,10 @@ class JobController:
             )
             return
         now = self._store.clock.stamp()
-        if spec["suspend"] and set_condition(job, now, "Suspended", "True", "JobSuspended", "Job suspended"):
+        if spec["suspend"] and _set(job, now, "Suspended", "True", "JobSuspended", "Job suspended"):
             self._recorder.record((JOB, job), "Normal", "Suspended", "Job suspended", COMPONENT)
         elif not spec["suspend"] and is_true(job, "Suspended"):
-            set_condition(job, now, "Suspended", "False", "JobResumed", "Job resumed")
+            _set(job, now, "Suspended", "False", "JobResumed", "Job resumed")
             self._recorder.record((JOB, job), "Normal", "Resumed", "Job resumed", COMPONENT)
             status["startTime"] = now
             self._watch_deadline(job)
@@ -206,7 +208,7 @@ class JobController:
         self._write(job)
 
     def _succeeded_indexes(self, job: Object, pods: Pods) -> set[int]:
-        new = {_index(pod) for pod in pods.new_succeeded}
+        new = {index_of(pod) for pod in pods.new_succeeded}
         return indexes.parsed(job["status"].get("completedIndexes", "")) | {
             n for n in new if n < (job["spec"].get("completions") or 0)
         }
@@ -232,7 +234,7 @@ class JobController:
         surplus = len(pods.active) - want
         if surplus > 0:
             extra = sorted(
-                pods.active, key=lambda pod: (is_true(pod, "Ready"), "nodeName" in pod["spec"], -_index(pod))
+                pods.active, key=lambda pod: (is_true(pod, "Ready"), "nodeName" in pod["spec"], -index_of(pod))
             )[:surplus]
             for pod in extra:
                 self._untrack(pod)
@@ -252,12 +254,12 @@ class JobController:
         spec = job["spec"]
         places: list[int | None] = [None] * lack
         if spec["completionMode"] == "Indexed":
-            there = {_index(pod) for pod in pods.active} | self._succeeded_indexes(job, pods) | record.failed_indexes
+            there = {index_of(pod) for pod in pods.active} | self._succeeded_indexes(job, pods) | record.failed_indexes
             if spec["podReplacementPolicy"] == "Failed":
-                there |= {_index(pod) for pod in pods.terminating}
+                there |= {index_of(pod) for pod in pods.terminating}
             places = [n for n in range(spec["completions"]) if n not in there][:lack]
         for made, index in enumerate(places):
-            body = _pod(job, index, record)
+            body = new_pod(job, index, record.index_failures)
             try:
                 pod = self._api.create(POD, job["metadata"]["namespace"], body)
             except ApiError as error:
@@ -285,20 +287,20 @@ class JobController:
         """The interim condition now, the last one when no pod is terminating any more."""
         type_, reason, message = ending
         now = self._store.clock.stamp()
-        set_condition(job, now, type_, "True", reason, message)
+        _set(job, now, type_, "True", reason, message)
         pods = Pods(
             *(
                 self._present(group)
                 for group in (pods.all, [], pods.terminating + pods.active, pods.new_succeeded, pods.new_failed)
             )
         )
-        pods.terminating = [pod for pod in pods.terminating if not _ended(pod)]
+        pods.terminating = [pod for pod in pods.terminating if not ended(pod)]
         self._count(job, pods, record, release=True, failing=type_ == "FailureTarget")
         if pods.terminating:
             self._write(job)
             return
         last = "Complete" if type_ == "SuccessCriteriaMet" else "Failed"
-        set_condition(job, now, last, "True", reason, message)
+        _set(job, now, last, "True", reason, message)
         if last == "Complete":
             job["status"]["completionTime"] = now
         self._write(job)
@@ -329,8 +331,8 @@ class JobController:
             status["succeeded"] = status.get("succeeded", 0) + len(pods.new_succeeded)
         tracked = [pod for pod in pods.terminating if TRACKING in (pod["metadata"].get("finalizers") or [])]
         stopped = [pod for pod in tracked if not any(pod is other for other in pods.new_failed)] if release else []
-        failed = [*pods.new_failed, *(stopped if failing else [])]
-        counted = [pod for pod in failed if self._verdict(job, pod).counts]
+        lost = [*pods.new_failed, *(stopped if failing else [])]
+        counted = [pod for pod in lost if self._verdict(job, pod).counts]
         if counted:
             status["failed"] = status.get("failed", 0) + len(counted)
         for pod in [*pods.new_succeeded, *pods.new_failed, *stopped]:
@@ -354,64 +356,9 @@ class JobController:
             self._again(job, job["spec"]["activeDeadlineSeconds"])
 
 
-def _ended(pod: Object) -> bool:
-    return pod["status"]["phase"] in ("Succeeded", "Failed")
-
-
-def _failed(pod: Object, job: Object) -> bool:
-    """A pod that is being deleted counts as failed at once, unless only ended ones are replaced."""
-    if pod["status"]["phase"] == "Failed":
-        return True
-    if job["spec"]["podReplacementPolicy"] == "Failed":
-        return False
-    return "deletionTimestamp" in pod["metadata"] and pod["status"]["phase"] != "Succeeded"
-
-
-def _index(pod: Object) -> int:
-    return int((pod["metadata"].get("annotations") or {}).get(INDEX, -1))
-
-
-def _pod(job: Object, index: int | None, record: Record) -> Object:
-    template = clone(job["spec"]["template"])
-    name = job["metadata"]["name"]
-    meta = template.setdefault("metadata", {})
-    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
-    meta["ownerReferences"] = [{**owner, "controller": True, "blockOwnerDeletion": True}]
-    meta["finalizers"] = [*(meta.get("finalizers") or []), TRACKING]
-    meta["generateName"] = f"{name}-" if index is None else f"{name[:56]}-{index}-"
-    if index is not None:
-        meta.setdefault("annotations", {})[INDEX] = str(index)
-        meta.setdefault("labels", {})[INDEX] = str(index)
-        if job["spec"].get("backoffLimitPerIndex") is not None:
-            meta["annotations"][INDEX_FAILURES] = str(record.index_failures.get(index, 0))
-        template["spec"]["hostname"] = f"{name}-{index}"
-        source = {"fieldRef": {"apiVersion": "v1", "fieldPath": f"metadata.labels['{INDEX}']"}}
-        for container in [*template["spec"]["containers"], *(template["spec"].get("initContainers") or [])]:
-            if not any(each["name"] == "JOB_COMPLETION_INDEX" for each in container.get("env") or []):
-                container.setdefault("env", []).append({"name": "JOB_COMPLETION_INDEX", "valueFrom": source})
-    return {"apiVersion": "v1", "kind": "Pod", **template}
-
-
-class TtlController:
-    """Deletes finished Jobs after their ``ttlSecondsAfterFinished``."""
-
-    def __init__(self, store: Store, api: Api) -> None:
-        self._store, self._api = store, api
-
-    def changed(self, change: Change) -> None:
-        job = change.object
-        if change.kind is not JOB or change.type == "DELETED" or job["spec"].get("ttlSecondsAfterFinished") is None:
-            return
-        ended = next(
-            (c for c in (condition(job, "Complete"), condition(job, "Failed")) if c and c["status"] == "True"), None
-        )
-        if ended is None or (
-            change.before and (is_true(change.before, "Complete") or is_true(change.before, "Failed"))
-        ):
-            return
-        self._store.clock.after(job["spec"]["ttlSecondsAfterFinished"], lambda: self._delete(job))
-
-    def _delete(self, job: Object) -> None:
-        present = self._store.get(JOB, *key_of(job))
-        if present is not None and present["metadata"]["uid"] == job["metadata"]["uid"]:
-            self._api.remove(JOB, present, "Foreground")
+def _set(job: Object, now: str, type_: str, status: str, reason: str, message: str) -> bool:
+    """A Job's conditions tell the time of their last look as well."""
+    new = set_condition(job, now, type_, status, reason, message)
+    if new:
+        (condition(job, type_) or {})["lastProbeTime"] = now
+    return new

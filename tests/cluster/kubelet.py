@@ -6,19 +6,23 @@ from pathlib import Path
 from cluster.api import Api
 from cluster.clock import seconds_of
 from cluster.conditions import set_condition
-from cluster.containers import KILLED, Run, Script, statuses, terminated, valid_image
-from cluster.environment import NotConfigured, environment, expanded, resolved
+from cluster.containers import KILLED, Run, Script, statuses, terminated
+from cluster.environment import environment, expanded, resolved
 from cluster.events import Recorder
 from cluster.kinds import CLAIM, CONFIG_MAP, NODE, POD, SECRET, Key, Object
 from cluster.logs import Log
 from cluster.loop import Loop
+from cluster.obstacles import COMPONENT, Obstacles
 from cluster.processes import Process
 from cluster.store import Change, Store, key_of
 
-COMPONENT = "kubelet"
-RETRY_SECONDS, MOST_PULL_SECONDS = 10, 300
+RESTART_SECONDS, MOST_RESTART_SECONDS = 10, 300
 MESSAGE_BYTES = 4096
 MESSAGE_LINES = 80
+
+
+class Unlike(Exception):
+    """A test asks of a process what only a container could give."""
 
 
 class Kubelet:
@@ -27,7 +31,8 @@ class Kubelet:
     def __init__(self, store: Store, api: Api, loop: Loop, recorder: Recorder, folder: Path) -> None:
         self._store, self._api, self._loop, self._recorder, self._folder = store, api, loop, recorder, folder
         self.script: Callable[[Object], Script] = lambda pod: Script()
-        self.missing_images: set[str] = set()
+        self._obstacles = Obstacles(store, recorder)
+        self.missing_images = self._obstacles.missing_images
         self.folders: dict[Key, Path] = {}
         self.away: set[str] = set()  # nodes whose kubelet does not answer
         self._runs: dict[str, Run] = {}
@@ -116,7 +121,7 @@ class Kubelet:
         """Goes as far as it can; what is in the way is tried again later."""
         if run.state != "waiting":
             return
-        obstacle = self._obstacle(run)
+        obstacle = self._obstacles.of(run)
         if obstacle is None:
             run.attempt += 1
             if run.script.starting_seconds:
@@ -124,64 +129,11 @@ class Kubelet:
             else:
                 self._start(run)
             return
-        reason, message, seconds = obstacle
-        run.reason = reason
-        if reason:
-            state = {"waiting": {"reason": reason, "message": message}}
+        run.reason = obstacle.reason
+        if obstacle.reason:
+            state = {"waiting": {"reason": obstacle.reason, "message": obstacle.message}}
             self._change(run, lambda made: _wait(made, state))
-        self._store.clock.after(seconds, lambda: self._try(run))
-
-    def _obstacle(self, run: Run) -> tuple[str, str, float] | None:
-        pod = run.pod
-        for volume in pod["spec"].get("volumes") or []:
-            for kind, source, field in ((SECRET, "secret", "secretName"), (CONFIG_MAP, "configMap", "name")):
-                wanted = volume.get(source) or {}
-                if (
-                    wanted.get(field)
-                    and not wanted.get("optional")
-                    and self._store.get(kind, pod["metadata"]["namespace"], wanted[field]) is None
-                ):
-                    absent = f'{kind.kind.lower()} "{wanted[field]}" not found'
-                    self._event(
-                        run,
-                        "Warning",
-                        "FailedMount",
-                        f'MountVolume.SetUp failed for volume "{volume["name"]}" : {absent}',
-                    )
-                    return "", "", RETRY_SECONDS
-        for container in [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]:
-            if problem := self._image(run, container["image"]):
-                return problem
-        for container in pod["spec"]["containers"]:
-            try:
-                environment(self._store, pod, container)
-            except NotConfigured as error:
-                self._event(run, "Warning", "Failed", f"Error: {error}")
-                return "CreateContainerConfigError", str(error), RETRY_SECONDS
-        return None
-
-    def _image(self, run: Run, image: str) -> tuple[str, str, float] | None:
-        if not valid_image(image):
-            why = f'Failed to apply default image tag "{image}": couldn\'t parse image name "{image}": invalid reference format'
-            self._event(run, "Warning", "InspectFailed", why)
-            self._event(run, "Warning", "Failed", "Error: InvalidImageName")
-            return "InvalidImageName", why, RETRY_SECONDS
-        if image not in self.missing_images:
-            return None
-        why = (
-            f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": pull access denied, '
-            "repository does not exist or may require authorization: authorization failed: no basic auth credentials"
-        )
-        if run.reason == "ErrImagePull":
-            back_off = min(RETRY_SECONDS * 2 ** (run.pull_failures - 1), MOST_PULL_SECONDS)
-            self._event(run, "Normal", "BackOff", f'Back-off pulling image "{image}"')
-            self._event(run, "Warning", "Failed", "Error: ImagePullBackOff")
-            return "ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: {why}', back_off
-        run.pull_failures += 1
-        self._event(run, "Normal", "Pulling", f'Pulling image "{image}"')
-        self._event(run, "Warning", "Failed", f'Failed to pull image "{image}": {why}')
-        self._event(run, "Warning", "Failed", "Error: ErrImagePull")
-        return "ErrImagePull", why, RETRY_SECONDS
+        self._store.clock.after(obstacle.seconds, lambda: self._try(run))
 
     def _start(self, run: Run) -> None:
         if run.state != "waiting" or run.pod["spec"]["nodeName"] in self.away:
@@ -229,53 +181,48 @@ class Kubelet:
             set_condition(made, now, type_, "True")
 
     def _launch(self, run: Run, container: Object) -> None:
-        pod, name = run.pod, container["name"]
-        meta = pod["metadata"]
-        folder = self._folder / meta["uid"] / name
+        pod, name, namespace = run.pod, container["name"], run.pod["metadata"]["namespace"]
+        log, attempt = run.logs[name], run.attempt
+        folder = self._folder / pod["metadata"]["uid"] / name
         folder.mkdir(parents=True, exist_ok=True)
-        self._check_mounts(pod, container)
-        log = run.logs[name]
-        env = {
-            key: resolved(self._store, meta["namespace"], value)
-            for key, value in environment(self._store, pod, container).items()
-        }
-        env |= {
-            "HOSTNAME": pod["spec"].get("hostname") or meta["name"],
-            "FT_TERMINATION_LOG": str(self._message_file(run, name)),
-        }
+        given = environment(self._store, pod, container)
+        env = {key: resolved(self._store, namespace, value) for key, value in given.items()}
+        host = pod["spec"].get("hostname") or pod["metadata"]["name"]
+        env |= {"HOSTNAME": host, "FT_TERMINATION_LOG": str(self._message_file(run, name))}
         words = [*(container.get("command") or []), *(container.get("args") or [])]
-        command = [resolved(self._store, meta["namespace"], expanded(word, env)) for word in words]
-        attempt = run.attempt
+        command = [resolved(self._store, namespace, expanded(word, given)) for word in words]
         try:
+            self._check(pod, container)
             process = Process(
                 command,
                 env,
                 Path(container.get("workingDir") or folder),
                 lambda data: log.write(self._store.clock.now, data),
                 lambda code: self._ended(run, attempt, name, code),
-                f"{meta['uid']}/{name}/{run.restarts}",
+                f"{pod['metadata']['uid']}/{name}/{run.restarts}",
             )
-        except OSError as error:
+        except (OSError, Unlike) as error:
             log.write(self._store.clock.now, f"{error}\n".encode())
-            self.finish(
-                run, 128, "StartError", f"failed to create containerd task: exec: {command[:1]}: {error.strerror}"
-            )
+            self.finish(run, 128, "StartError", f"failed to create containerd task: {error}")
             return
         run.processes[name] = process
         process.start()
 
-    def _check_mounts(self, pod: Object, container: Object) -> None:
-        claims = {
-            v["name"]: v["persistentVolumeClaim"]["claimName"]
-            for v in pod["spec"].get("volumes") or []
-            if "persistentVolumeClaim" in v
-        }
+    def _check(self, pod: Object, container: Object) -> None:
+        """Raises Unlike for what a process of this machine cannot have."""
+        if pod["spec"].get("initContainers"):
+            raise Unlike("the double runs no initContainers as processes")
+        if not container.get("command"):
+            raise Unlike("the double has no images, so a pod with a process needs a command")
+        volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or []}
         for mount in container.get("volumeMounts") or []:
-            folder = self.folders.get((pod["metadata"]["namespace"], claims.get(mount["name"], "")))
+            volume = volumes[mount["name"]]
+            claim = (volume.get("persistentVolumeClaim") or {}).get("claimName", "")
+            folder = self.folders.get((pod["metadata"]["namespace"], claim))
+            if claim and folder is None:
+                raise Unlike(f"claim {claim} has no folder: add_claim({claim!r}, folder)")
             if folder is not None and folder / (mount.get("subPath") or "") != Path(mount["mountPath"]):
-                raise AssertionError(
-                    f"claim {claims[mount['name']]} is the folder {folder}: a pod with a process must mount it there, not at {mount['mountPath']}"
-                )
+                raise Unlike(f"claim {claim} is {folder}: it must be mounted there, not at {mount['mountPath']}")
 
     def _message_file(self, run: Run, name: str) -> Path:
         return self._folder / run.pod["metadata"]["uid"] / name / "termination-log"
@@ -325,7 +272,7 @@ class Kubelet:
         self._change(run, edit)
 
     def _restart(self, run: Run, code: int, reason: str, message: str) -> None:
-        wait = min(RETRY_SECONDS * 2**run.restarts, MOST_PULL_SECONDS)
+        wait = min(RESTART_SECONDS * 2**run.restarts, MOST_RESTART_SECONDS)
         over = terminated(code, reason, message, run.started, self._store.clock.stamp())
         why = f"back-off {wait}s restarting failed container={_first(run)} pod={run.pod['metadata']['name']}"
         run.state, run.reason = "waiting", "CrashLoopBackOff"

@@ -47,7 +47,7 @@ class Loop:
                         work, key = first = next(iter(self._queue))
                         del self._queue[first]
                         work(key)
-                    elif not any([more() for more in self.last]) and not self._queue:
+                    elif not any(more() for more in self.last) and not self._queue:
                         return
                 raise RuntimeError(f"the controllers found no end; next in the queue: {next(iter(self._queue), None)}")
             finally:

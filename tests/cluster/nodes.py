@@ -12,6 +12,7 @@ from cluster.store import Change, Store, key_of
 
 GRACE_SECONDS = 40  # node-monitor-grace-period: without a heartbeat for that long a node is not ready
 UNREACHABLE = "node.kubernetes.io/unreachable"
+NOT_READY = "node.kubernetes.io/not-ready"
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 DISRUPTION = "DisruptionTarget"
 
@@ -146,7 +147,9 @@ class Nodes:
         def edit(made: Object) -> None:
             set_condition(made, now, "Ready", "True", "KubeletReady", "kubelet is posting ready status")
             made["spec"]["taints"] = [
-                taint for taint in made["spec"].get("taints") or [] if taint["key"] not in (UNREACHABLE, OUT_OF_SERVICE)
+                taint
+                for taint in made["spec"].get("taints") or []
+                if taint["key"] not in (UNREACHABLE, NOT_READY, OUT_OF_SERVICE)
             ]
 
         self._store.change(NODE, node, edit)
@@ -166,11 +169,15 @@ class Nodes:
         node = self._store.get(NODE, "", name)
         if node is not None:
             now = self._store.clock.stamp()
-            self._store.change(
-                NODE,
-                node,
-                lambda made: set_condition(made, now, "Ready", "False", "KubeletNotReady", "node is shutting down"),
-            )
+
+            def edit(made: Object) -> None:
+                set_condition(made, now, "Ready", "False", "KubeletNotReady", "node is shutting down")
+                taints = made["spec"].setdefault("taints", [])
+                taints += [
+                    {"key": NOT_READY, "effect": effect, "timeAdded": now} for effect in ("NoSchedule", "NoExecute")
+                ]
+
+            self._store.change(NODE, node, edit)
 
     def kubelet_ends(self, run: Run, reason: str, message: str, disruption: str, why: str) -> None:
         now = self._store.clock.stamp()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -75,7 +76,7 @@ class Process:
             for process in found:
                 with suppress(psutil.Error):
                     process.kill()
-            psutil.wait_procs(found, timeout=1.0)
+            time.sleep(0.01)  # psutil's own waiting would take the exit code from who waits for it
 
     def _ours(self, process: psutil.Process) -> bool:
         with suppress(psutil.Error, OSError):

@@ -60,7 +60,7 @@ class Scheduler:
         elif kind is POD:
             key, spec = key_of(made), made["spec"]
             gone = change.type == "DELETED" or made["status"]["phase"] in ("Succeeded", "Failed")
-            if gone or "deletionTimestamp" in made["metadata"] and not spec.get("nodeName"):
+            if gone or ("deletionTimestamp" in made["metadata"] and not spec.get("nodeName")):
                 self._waiting.pop(key, None)
                 self._stuck.pop(key, None)
             if spec.get("nodeName"):

@@ -1,6 +1,7 @@
 """What fields an object may have, from the Python client's models; JobSet's from its own list."""
 
 import re
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -62,8 +63,10 @@ def decoded(kind: Kind, body: Any, strictness: str) -> tuple[Object, list[str]]:
 
 
 def _decoded(kind: Kind, value: Any, of: str, path: str, unknown: list[str]) -> Any:
-    if value is None or of in ("object", "datetime"):
+    if value is None or of == "object":
         return value
+    if of == "datetime":
+        return _time(kind, value, path)
     if found := re.match(r"^(list|dict)\[(?:str, )?(.+)\]$", of):
         return _decoded_many(kind, value, found, path, unknown)
     if of in _PYTHON:
@@ -87,6 +90,16 @@ def _decoded(kind: Kind, value: Any, of: str, path: str, unknown: list[str]) -> 
         else:
             made[name] = _decoded(kind, inner, fields[name], under, unknown)
     return made
+
+
+def _time(kind: Kind, value: Any, path: str) -> str:
+    """In UTC, as the server writes it; a Lease's have microseconds."""
+    try:
+        found = datetime.fromisoformat(value).astimezone(UTC)
+    except (TypeError, ValueError) as error:
+        raise _mistyped(kind, value, path, "Time") from error
+    micro = path.rsplit(".", 1)[-1] in ("renewTime", "acquireTime", "eventTime")
+    return found.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")
 
 
 def _decoded_many(kind: Kind, value: Any, found: re.Match[str], path: str, unknown: list[str]) -> Any:

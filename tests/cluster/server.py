@@ -1,16 +1,15 @@
 """HTTP over the verbs: paths, queries, errors, lists, watches and logs, as a Kubernetes API server has them."""
 
 import json
-import re
 import select
 import socket
 import struct
+import sys
 import threading
 import time
+import traceback
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -19,29 +18,17 @@ from cluster.access import Access, Request
 from cluster.api import Api, Options, selector
 from cluster.clock import Clock
 from cluster.faults import Faults
-from cluster.kinds import BY_PATH, KINDS, NAMESPACE, POD, ApiError, Kind, Object, bad_request
+from cluster.kinds import POD, ApiError, Object, bad_request
 from cluster.loop import Loop
 from cluster.patching import JSON, MERGE, STRATEGIC
+from cluster.paths import Target, discovery, read_path
 from cluster.pod_verbs import PodVerbs
-from cluster.store import Change, Store, key_of
+from cluster.store import Store
+from cluster.watching import bookmark, first_events, told, too_old
 
 BOOKMARK_SECONDS, WATCH_SECONDS = 60.0, 1800.0  # of the cluster's clock
 LOOK_SECONDS = 1.0  # of real time, at a client that may have gone
-_PATH = re.compile(
-    r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))(?:/namespaces/(?P<namespace>[^/]+))?"
-    r"/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>[a-z]+))?$"
-)
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a path means; ``namespace`` is None for all of them."""
-
-    kind: Kind
-    namespace: str | None
-    name: str
-    sub: str
 
 
 class Dropped(Exception):
@@ -61,6 +48,7 @@ class Server(ThreadingHTTPServer):
     ) -> None:
         self.store, self.api, self.loop, self.pods, self.access, self.faults = store, api, loop, pods, access, faults
         self.requests: Counter[tuple[str, str]] = Counter()
+        self.errors: list[str] = []
         self.watches = 0
         self.cut = 0  # watches begun before it last grew are to break
         self.expired = 0  # or to say that they have expired
@@ -83,7 +71,10 @@ class Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes is no error here."""
+        """A client that goes is no error here; anything else is one of the double's own, which a test must hear of."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            self.errors.append(traceback.format_exc())
 
     def drop_connections(self) -> None:
         """Resets them all, as a server that dies does."""
@@ -319,108 +310,8 @@ class Handler(BaseHTTPRequestHandler):
         self.flush_headers()  # in one piece, so that no half of an answer waits for the other's receipt
 
 
-def read_path(path: str) -> Target:
-    found = _PATH.match(path)
-    if found is None and (cluster := re.match(r"^/api/v1/namespaces(?:/([^/]+))?$", path)):
-        return Target(NAMESPACE, None, cluster[1] or "", "")
-    kind = BY_PATH.get((found["group"] or "", found["core"] or found["version"], found["plural"])) if found else None
-    if found is None or kind is None:
-        raise ApiError(404, "NotFound", "the server could not find the requested resource")
-    return Target(kind, found["namespace"], found["name"] or "", found["sub"] or "")
-
-
-def first_events(store: Store, target: Target, query: dict[str, str], matches: Any) -> Iterator[Object]:
-    """The present objects when no version is given, or an error when it is too old."""
-    version = query.get("resourceVersion") or "0"
-    if not version.isdigit():
-        raise bad_request(f"invalid resource version {version!r}")
-    if int(version) == 0:
-        for made in store.all(target.kind, target.namespace):
-            if _named(made, target) and matches(made):
-                yield {"type": "ADDED", "object": made}
-    elif int(version) < store.compacted:
-        yield too_old(int(version), store.version)
-    elif int(version) > store.version:
-        error = ApiError(504, "Timeout", f"Timeout: Too large resource version: {version}, current: {store.version}")
-        yield {"type": "ERROR", "object": error.status()}
-
-
-def too_old(seen: int, present: int) -> Object:
-    return {
-        "type": "ERROR",
-        "object": ApiError(410, "Expired", f"too old resource version: {seen} ({present})").status(),
-    }
-
-
-def told(change: Change, target: Target, matches: Any) -> Object | None:
-    """A change as a watch with this selector tells it: what begins to match is added, what ceases to is deleted."""
-    if (
-        change.kind is not target.kind
-        or target.namespace not in (None, key_of(change.object)[0])
-        or not _named(change.object, target)
-    ):
-        return None
-    now = change.type != "DELETED" and matches(change.object)
-    before = change.before is not None and matches(change.before)
-    if now:
-        return {"type": "MODIFIED" if before else "ADDED", "object": change.object}
-    if not before:
-        return None
-    version = change.object["metadata"]["resourceVersion"]
-    last = (
-        change.object
-        if change.type == "DELETED"
-        else {**change.before, "metadata": {**change.before["metadata"], "resourceVersion": version}}
-    )  # type: ignore[dict-item, index]
-    return {"type": "DELETED", "object": last}
-
-
-def bookmark(kind: Kind, version: int) -> Object:
-    meta = {"resourceVersion": str(version), "creationTimestamp": None}
-    return {"type": "BOOKMARK", "object": {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": meta}}
-
-
-def _named(made: Object, target: Target) -> bool:
-    return not target.name or made["metadata"]["name"] == target.name
-
-
 def _json(raw: bytes) -> Any:
     try:
         return json.loads(raw)
     except ValueError as error:
         raise bad_request(f"couldn't get version/kind; json parse error: {error}") from error
-
-
-def discovery(path: str) -> Object | None:
-    """What the server has: /version, /api, /apis, and each group's resources."""
-    groups: dict[str, str] = {kind.group: kind.version for kind in KINDS if kind.group}
-    if path == "/version":
-        return {"major": "1", "minor": "36", "gitVersion": "v1.36.0", "platform": "linux/amd64"}
-    if path == "/api":
-        return {"kind": "APIVersions", "versions": ["v1"]}
-    if path == "/apis":
-        listed = [_group(group, version) for group, version in groups.items()]
-        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": listed}
-    for group, version in groups.items():
-        if path == f"/apis/{group}":
-            return {"kind": "APIGroup", "apiVersion": "v1", **_group(group, version)}
-    for api_version in {kind.api_version for kind in KINDS}:
-        if path == (f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"):
-            resources = [
-                {
-                    "name": kind.plural,
-                    "singularName": kind.kind.lower(),
-                    "namespaced": kind.namespaced,
-                    "kind": kind.kind,
-                }
-                | {"verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]}
-                for kind in KINDS
-                if kind.api_version == api_version
-            ]
-            return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": resources}
-    return None
-
-
-def _group(group: str, version: str) -> Object:
-    named = {"groupVersion": f"{group}/{version}", "version": version}
-    return {"name": group, "versions": [named], "preferredVersion": named}

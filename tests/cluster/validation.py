@@ -60,9 +60,10 @@ def updated(kind: Kind, made: Object, old: Object) -> list[Cause]:
         causes += _pod_update(made, old)
     elif kind in (SECRET, CONFIG_MAP) and old.get("immutable") and made.get("data") != old.get("data"):
         causes.append(forbidden_field("data", "field is immutable when `immutable` is set"))
-    elif kind is JOB_SET and made["spec"].get("replicatedJobs") != old["spec"].get("replicatedJobs"):
-        if not old["spec"].get("suspend"):
-            causes.append(invalid_value("spec.replicatedJobs", "...", "field is immutable"))
+    elif kind is JOB_SET and not old["spec"].get("suspend"):
+        new = made["spec"].get("replicatedJobs")
+        if new != old["spec"].get("replicatedJobs"):
+            causes.append(invalid_value("spec.replicatedJobs", new, "field is immutable"))
     return causes
 
 
