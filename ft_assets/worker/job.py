@@ -157,10 +157,13 @@ def one_at_a_time(job: Job) -> Iterator[bool]:
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Asks the kernel (Linux) to signal this process when its parent dies, so that no worker outlives its run."""
-    if not sys.platform.startswith("linux"):
-        return
+    """Asks the kernel (Linux) to signal this process when its parent dies, so that no worker outlives its run.
+
+    A container's first process has its parent outside, a runtime that may end while the container goes on.
+    """
     parent = os.getppid()
+    if not sys.platform.startswith("linux") or parent == 0:
+        return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         sys.exit(1)
