@@ -38,6 +38,7 @@ class ClusterClock:
     def __init__(self, cluster: Cluster):
         self.cluster = cluster
         self.interrupted: set[str] = set()  # names of threads
+        self.stopped = threading.Event()
 
     def monotonic(self) -> float:
         return self.cluster.clock.now
@@ -46,7 +47,7 @@ class ClusterClock:
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         until_then = self.cluster.clock.now + seconds
-        while self.cluster.clock.now < until_then:
+        while self.cluster.clock.now < until_then and not self.stopped.is_set():
             if threading.current_thread().name in self.interrupted:
                 raise Interrupted
             if event.wait(0.005):
@@ -196,8 +197,12 @@ class Site:
             jobs = self.cluster.all(JOB)
             return [job["metadata"]["name"] for job in jobs if job["metadata"]["labels"][label] == str(attempt)]
 
-        until(found, 20, f"the Job of attempt {attempt}; {[(step.said, step.error) for step in self.steps]}")
+        until(lambda: found() or self._over(), 20, f"the Job of attempt {attempt}")
+        assert found(), [(step.said, step.error) for step in self.steps]
         return found()[0]
+
+    def _over(self) -> bool:
+        return not any(step.thread and step.thread.is_alive() for step in self.steps)
 
     def running(self, attempt: int = 0, pods: int = 2) -> list[Object]:
         """The pods of an attempt's Job, once they all run."""
@@ -229,5 +234,8 @@ def site(folder: Path, patch: pytest.MonkeyPatch, script: Script | None = None, 
         cluster.kubelet.script = lambda pod: script or Script()
         found = Site(folder, cluster, **deployment)
         patch.setattr(kubernetes_launcher, "connect", lambda *_: (found.api, found.watch))
-        with cluster.running_clock(SPEED):
-            yield found
+        try:
+            with cluster.running_clock(SPEED):
+                yield found
+        finally:
+            found.clock.stopped.set()

@@ -4,6 +4,7 @@ Objects are the API's JSON. Reasons and messages are those of Kubernetes 1.31 an
 controller's and the disruption reasons of a pod's ``DisruptionTarget`` condition (KEP-3329).
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -215,14 +216,25 @@ def _failure(job: Manifest, pods: Sequence[Manifest], condition: Manifest) -> Ve
         why = f"{_named(killed[0], job)} ran out of memory and was killed (OOMKilled; its limit: {_limit(job)})"
         return _of_pod(State.OOM, why, killed[0])
     if not ended:
-        words = f"{condition.get('reason', '')}: {condition.get('message', '')}"
-        return Verdict(State.FAILED, f"failed, and none of its pods is left to say why ({words})")
+        return _by_condition(condition)
     first, code = ended[0], _terminated(ended[0]).get("exitCode")
     if "deletionTimestamp" in first["metadata"] and code in (None, STOPPED, KILLED, TERMINATED):
         return _of_pod(State.STOPPED, f"{_named(first, job)} was deleted, by hand or by what drains its node", first)
     if code == STOPPED:
         return _of_pod(State.STOPPED, f"{_named(first, job)} was asked to end and saved its work", first)
     return _of_pod(State.FAILED, f"ended with exit code {code} in {_named(first, job)}", first)
+
+
+def _by_condition(condition: Manifest) -> Verdict:
+    """What the Job controller says of a pod that nobody has seen end, by the rules of the pod failure policy."""
+    message = condition.get("message", "")
+    words = f"failed, and none of its pods is left to say why ({condition.get('reason', '')}: {message})"
+    if "has condition DisruptionTarget" in message:
+        return Verdict(State.PREEMPTED, words)
+    code = re.search(r"failed with exit code (\d+)", message)
+    if code is None:
+        return Verdict(State.FAILED, words)
+    return Verdict(State.STOPPED if int(code[1]) == STOPPED else State.FAILED, words, code=int(code[1]))
 
 
 def _disruption(pod: Manifest, job: Manifest, condition: Manifest) -> Verdict:

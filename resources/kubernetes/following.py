@@ -23,6 +23,7 @@ FIRST_EVENTS_SECONDS, LONGEST_EVENTS_SECONDS = 5.0, 300.0
 KEPT_LOG_LINES = 2000
 MOST_KEPT_LOGS = 16
 LOG_SECONDS = 30.0
+LAST_WORDS_POLLS = 3
 MEMORY_FACTOR = 1.5
 GOING_ON = (State.QUEUED, State.WAITING, State.RUNNING)
 NOT_YET = Verdict(State.WAITING, "its JobSet has not made its Job yet", Wait.START)
@@ -181,7 +182,14 @@ class Materialization:
         """Once more with the pods as they are: a Job may be heard to have failed before its pods are."""
         with suppress(ClusterRefused, ClusterAway):
             self.watch.look_at_pods(entry, LOG_SECONDS)
-        return self._verdict(entry, events)
+        verdict = self._verdict(entry, events)
+        for _ in range(LAST_WORDS_POLLS):
+            if verdict.pod or verdict.state is State.DELETED:
+                break
+            entry.changed.clear()
+            self.api.clock.wait(entry.changed, POLL_SECONDS)
+            verdict = self._verdict(entry, events)
+        return verdict
 
     def _check_away(self, entry: Followed, followed_seconds: float) -> None:
         self.watch.check()
