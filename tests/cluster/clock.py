@@ -20,13 +20,16 @@ class Clock:
         """Calls once that much later; what it is for may be gone by then, so the callee looks."""
         heapq.heappush(self._timers, (self.now + max(0.0, seconds), next(self._number), call))
 
-    def next_due(self, until: float) -> Callable[[], None] | None:
-        """Takes the first timer due by then, and moves the time to it."""
+    def next_due(self, until: float) -> list[Callable[[], None]]:
+        """Takes the first timer due by then and all of the same moment, and moves the time to it."""
         if not self._timers or self._timers[0][0] > until:
-            return None
-        when, _, call = heapq.heappop(self._timers)
+            return []
+        when = self._timers[0][0]
         self.now = max(self.now, when)
-        return call
+        calls = []
+        while self._timers and self._timers[0][0] == when:
+            calls.append(heapq.heappop(self._timers)[2])
+        return calls
 
     def stamp(self) -> str:
         return stamp(self.now)

@@ -1,5 +1,7 @@
 """A whole cluster in this process, for tests: a server on the loopback interface, controllers, nodes, and its faults."""
 
+import psutil
+
 from cluster.containers import Script
 from cluster.inventory import Inventory
 from cluster.kinds import NODE, POD, Kind, Object
@@ -14,10 +16,11 @@ class Cluster(Inventory):
             self.kubelet.finish(self.kubelet.run_of(pod), exit_code, reason, message)
 
     def finish_job(self, job: str, exit_code: int = 0, message: str = "") -> None:
-        """All its running pods end at once."""
-        for pod in self.pods_of(job):
-            if pod["status"]["phase"] == "Running":
-                self.finish(pod, exit_code, message)
+        """All its running pods end at once, before anybody can stop the last for the first's sake."""
+        with self.acting():
+            for pod in self.pods_of(job):
+                if pod["status"]["phase"] == "Running":
+                    self.kubelet.finish(self.kubelet.run_of(pod), exit_code, "", message)
 
     def kill_for_memory(self, pod: Object) -> None:
         """OOMKilled: the kernel kills the container, which is over its limit."""
@@ -29,6 +32,12 @@ class Cluster(Inventory):
             run.reason = "OOMKilled"
         for process in run.processes.values():
             process.kill()
+
+    def process_of(self, pod: Object, container: int = 0) -> psutil.Process:
+        """The first process of one of its containers, to be killed or stopped."""
+        with self.store.changed:
+            run = self.kubelet.run_of(pod)
+            return psutil.Process(run.processes[pod["spec"]["containers"][container]["name"]].pid)
 
     def evict(self, pod: Object, resource: str = "memory") -> None:
         """The kubelet evicts it, as its node runs out of memory or disk."""

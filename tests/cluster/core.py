@@ -62,6 +62,7 @@ class Core:
             *(self.scheduler, self.kubelet, self.nodes),
         ]
         self.loop.last.append(self.scheduler.schedule)
+        self.scheduler.disrupt = self.nodes.disrupt
         self.access = Access(f"system:serviceaccount:{self.namespace}:launcher")
         self.faults = Faults()
         self.pods = PodVerbs(self.store, self.api, self.kubelet, self.nodes)
@@ -171,8 +172,9 @@ class Core:
         with self.store.changed:
             until = self.clock.now + seconds
             self.loop.settle()
-            while (call := self.clock.next_due(until)) is not None:
-                call()
+            while calls := self.clock.next_due(until):
+                for call in calls:
+                    call()
                 self.loop.settle()
             self.clock.now = until
             self.store.changed.notify_all()

@@ -4,7 +4,7 @@ import base64
 import re
 
 from cluster.kinds import CONFIG_MAP, POD, SECRET, SERVICE, Object
-from cluster.quantities import quantity, shown
+from cluster.quantities import quantity
 from cluster.selecting import selects
 from cluster.store import Store
 
@@ -55,7 +55,7 @@ def _referred(store: Store, pod: Object, container: Object, source: Object) -> s
         return _field(pod, source["fieldRef"]["fieldPath"])
     group, _, name = source["resourceFieldRef"]["resource"].partition(".")
     amount = quantity((container["resources"].get(group) or {}).get(name, "0"))
-    return shown(-(-amount // quantity(source["resourceFieldRef"].get("divisor") or "1")) * quantity("1"))
+    return str(-(-amount // quantity(source["resourceFieldRef"].get("divisor") or "1")))
 
 
 def _held(held: Object, key: str) -> str:

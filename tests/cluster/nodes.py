@@ -7,7 +7,7 @@ from cluster.events import Recorder
 from cluster.kinds import NODE, POD, Key, Object
 from cluster.kubelet import Kubelet
 from cluster.loop import Loop
-from cluster.scheduling import tolerates
+from cluster.rooms import tolerates
 from cluster.store import Change, Store, key_of
 
 GRACE_SECONDS = 40  # node-monitor-grace-period: without a heartbeat for that long a node is not ready

@@ -21,6 +21,11 @@ def quantity(text: str) -> Fraction:
     return number * Fraction(10) ** _DECIMAL.get(found[3] or "", 0)
 
 
+def milli(text: str) -> int:
+    """In thousandths, rounded up, as the scheduler counts."""
+    return -((-quantity(text) * 1000) // 1)
+
+
 def shown(amount: Fraction) -> str:
     """In the fewest signs: a whole number with the largest binary suffix that fits, else milli-units."""
     if amount.denominator != 1:

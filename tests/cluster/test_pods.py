@@ -33,6 +33,11 @@ def waits(cluster: Cluster, name: str = "a") -> str:
     return str(found["message"])
 
 
+def printed(core: client.CoreV1Api, **query: Any) -> str:
+    """The client's own text is the text of a bytes object (kubernetes 36): what came is decoded here."""
+    return core.read_namespaced_pod_log("a", SPACE, _preload_content=False, **query).data.decode()
+
+
 def state(cluster: Cluster, name: str = "a") -> Object:
     return cluster.get(POD, name)["status"]["containerStatuses"][0]["state"]
 
@@ -194,7 +199,7 @@ def test_a_script_says_when_and_how_a_pod_ends(cluster: Cluster, core: client.Co
     assert (ended["exitCode"], ended["reason"], ended["message"]) == (3, "Error", "no rows")
     assert (ended["startedAt"], ended["finishedAt"]) == ("2026-01-01T00:00:30Z", "2026-01-01T00:01:30Z")
     assert cluster.get(POD, "a")["status"]["phase"] == "Failed"
-    assert core.read_namespaced_pod_log("a", SPACE) == "one\n"
+    assert printed(core) == "one\n"
 
 
 def test_a_container_out_of_memory(cluster: Cluster, core: client.CoreV1Api) -> None:
@@ -324,13 +329,11 @@ def test_logs(cluster: Cluster, core: client.CoreV1Api) -> None:
     cluster.print(made, "one\ntwo\n")
     cluster.advance(100)
     cluster.print(made, "three\nfour")
-    assert core.read_namespaced_pod_log("a", SPACE) == "one\ntwo\nthree\nfour"
-    assert core.read_namespaced_pod_log("a", SPACE, tail_lines=2) == "three\nfour"
-    assert core.read_namespaced_pod_log("a", SPACE, since_seconds=50) == "three\nfour"
-    assert core.read_namespaced_pod_log("a", SPACE, limit_bytes=3) == "one"
-    assert (
-        core.read_namespaced_pod_log("a", SPACE, timestamps=True, tail_lines=1) == "2026-01-01T00:01:40.000000000Z four"
-    )
+    assert printed(core) == "one\ntwo\nthree\nfour"
+    assert printed(core, tail_lines=2) == "three\nfour"
+    assert printed(core, since_seconds=50) == "three\nfour"
+    assert printed(core, limit_bytes=3) == "one"
+    assert printed(core, timestamps=True, tail_lines=1) == "2026-01-01T00:01:40.000000000Z four"
 
 
 @pytest.mark.parametrize(
@@ -358,4 +361,4 @@ def test_logs_that_are_not_there(
 
 def test_a_pod_on_no_node_has_an_empty_log(core: client.CoreV1Api) -> None:
     create(core)
-    assert core.read_namespaced_pod_log("a", SPACE) == ""
+    assert printed(core) == ""
