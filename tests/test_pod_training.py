@@ -60,7 +60,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A cluster whose pods are processes of this machine."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with Cluster() as cluster:
-        cluster.kubelet.script = lambda pod: Script(process=True)
+        cluster.kubelet.script = lambda pod: Script(process=True, starting_seconds=1.0)
         site = Site(tmp_path, cluster)
         monkeypatch.setattr(kubernetes_launcher, "connect", lambda *_: (site.api, site.watch))
         with cluster.running_clock():
