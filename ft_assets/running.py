@@ -107,7 +107,7 @@ def _run_all(
         wanted = () if until in DATA_ASSETS else _upstream(until)
         run_id = make_new_run_id()
         with ExitStack() as ahead:
-            if SPLITS in wanted and len(unchanged) < len(keys):
+            if found.launcher == "local" and SPLITS in wanted and len(unchanged) < len(keys):
                 threads = catalog.recipe(name).hardware.threads_per_process
                 ahead.enter_context(standing_by(found.home / "runs" / run_id / SPLITS, threads))
             for key in keys:

@@ -4,7 +4,7 @@
 ``FT_HOME``            folder for the store, Dagster's instance and caches      ``.ft`` in this folder
 ``FT_STORE``           root of the artifact store: a path or an fsspec URL      ``$FT_HOME/store``
 ``FT_RECIPES``         folders with your recipes and sources, ``:`` between     ``recipes`` in this folder
-``FT_CACHE``           downloads that outlive the project folder                ``~/.cache/ft-assets``
+``FT_CACHE``           downloads that outlive the project folder                ``~/.cache/ft-assets``; in pods ``$FT_HOME/cache``
 ``FT_WANDB``           ``offline``, ``online`` or ``disabled``                  ``online`` with a key, else ``offline``
 ``FT_SENSORS``         ``on``: sensors run unless stopped in the UI             ``off``: the UI starts them
 ``FT_SENSOR_SECONDS``  seconds between two looks of a sensor                    ``30``
@@ -59,7 +59,6 @@ def settings() -> Settings:
     mode = os.environ.get("FT_WANDB") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
     if mode not in WANDB_MODES:
         raise FineTuneError(f"FT_WANDB is {mode!r}; allowed: {', '.join(WANDB_MODES)}")
-    cache = Path(os.environ.get("FT_CACHE") or "~/.cache/ft-assets").expanduser()
     sensors, seconds = os.environ.get("FT_SENSORS") or "off", os.environ.get("FT_SENSOR_SECONDS") or "30"
     if sensors not in ("on", "off"):
         raise FineTuneError(f"FT_SENSORS is {sensors!r}; allowed: on, off")
@@ -72,6 +71,8 @@ def settings() -> Settings:
     if launcher == "kubernetes" and not pods:
         raise FineTuneError("FT_LAUNCHER is 'kubernetes', and FT_PODS names no file; see docs/kubernetes.md")
     file = Path(pods).resolve() if pods else None
+    shared = home / "cache" if launcher == "kubernetes" else Path("~/.cache/ft-assets")
+    cache = Path(os.environ.get("FT_CACHE") or shared).expanduser()
     return Settings(home, store, folders, cache, mode, sensors == "on", int(seconds), launcher, file)
 
 

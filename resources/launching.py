@@ -59,7 +59,9 @@ class Launcher(dg.ConfigurableResource, ABC):
         execution = {**request["execution"], "grace_seconds": self.grace_seconds}
         told = {"execution": execution, "progress": str(folder / "progress.jsonl"), "cache": self.cache}
         request = {**request, **told}
-        (folder / "request.json").write_text(json.dumps(request, indent=1))
+        written = folder / "request.json.new"
+        written.write_text(json.dumps(request, indent=1))
+        written.replace(folder / "request.json")  # which a worker of this run, taken up again, may be reading
         return folder, request
 
 

@@ -97,7 +97,7 @@ def explain(
         return gone
     if _condition(job, "Complete") is not None:
         return Verdict(State.SUCCEEDED, "all its pods ended well")
-    pods = sorted(pods, key=lambda pod: (_index(pod), pod["metadata"]["name"]))
+    pods = sorted(_present(job, pods), key=lambda pod: (_index(pod), pod["metadata"]["name"]))
     failed = _condition(job, "Failed")
     if failed is not None:
         return _failure(job, pods, failed)
@@ -113,6 +113,12 @@ def explain(
         queue = job["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name", "")
         return Verdict(State.QUEUED, f"waits in Kueue's queue {queue} for all its pods at once", Wait.QUEUE)
     return _starting(job, pods, events) or _running(job, pods)
+
+
+def _present(job: Manifest, pods: Iterable[Manifest]) -> list[Manifest]:
+    """Without those of the time before a queue suspended the Job and let it start again."""
+    began = job["status"].get("startTime") or ""
+    return [pod for pod in pods if pod["metadata"].get("creationTimestamp", began) >= began]
 
 
 def _starting(job: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest]) -> Verdict | None:

@@ -9,6 +9,7 @@ import pytest
 from cluster.kinds import JOB, POD, SERVICE, Object
 from dagster._core.errors import DagsterExecutionInterruptedError
 from following import OTHER_RUN, Site, site
+from waiting import until
 
 
 @pytest.fixture
@@ -188,6 +189,25 @@ def test_a_worker_that_says_nothing_is_ended(here: Site) -> None:
     here.cluster.advance(130)
     assert "the worker has said nothing for 120 s" in step.fails()
     assert here.jobs() == []
+
+
+def test_a_job_that_its_queue_suspends_goes_on_when_it_is_admitted_again(here: Site) -> None:
+    here.cluster.use_kueue()
+    here.deploy(queue_name="gpus")
+    step = here.start()
+    name = here.job()
+    here.cluster.admit(name)
+    before = here.running()
+    here.cluster.preempt_workload(name)
+    until(lambda: "waits in Kueue's queue gpus" in step.said[-1], 20, "the wait")
+    here.cluster.advance(60)
+    here.cluster.admit(name)
+    after = here.running()
+    assert {pod["metadata"]["uid"] for pod in before}.isdisjoint(pod["metadata"]["uid"] for pod in after)
+    here.cluster.finish(after[1], 1, "it broke")
+    said = step.fails()
+    assert f"ended with exit code 1 in pod {after[1]['metadata']['name']}" in said
+    assert here.jobs() == [name]
 
 
 def test_a_deadline_ends_it_with_the_setting_to_raise(here: Site) -> None:
