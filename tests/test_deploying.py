@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import Workshop
 from pod_laws import restricted_faults, server_faults
-from pods import IMAGE, cluster
+from podmaking import IMAGE, cluster
 
 from ft_assets import deploying
 from ft_assets.core.artifact import ArtifactStore

@@ -30,25 +30,17 @@ def _free_key(key: str) -> str:
     return key
 
 
-DnsName = Annotated[
-    str,
-    StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253),
-]
+PLAIN = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+SUBDOMAIN = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
+DnsName = Annotated[str, StringConstraints(pattern=f"^{SUBDOMAIN}$", max_length=253)]
+QueueName = Annotated[DnsName, Field(max_length=63)]  # it becomes the value of a label
 EnvironmentName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=253), AfterValidator(_free_variable)
 ]
-Key = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
-    ),
-]
-ResourceName = Annotated[
-    str,
-    StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"),
-]
+Key = Annotated[str, StringConstraints(pattern=f"^({SUBDOMAIN}/)?{PLAIN}$", max_length=253)]
+ResourceName = Annotated[str, StringConstraints(pattern=f"^{SUBDOMAIN}/{PLAIN}$", max_length=253)]
 OwnKey = Annotated[Key, AfterValidator(_free_key)]
-LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$")]
+LabelValue = Annotated[str, StringConstraints(pattern=f"^({PLAIN})?$")]
 
 
 class SecretKey(Strict):
@@ -92,9 +84,7 @@ class PodSettings(Strict):
     env_from_secrets: dict[EnvironmentName, SecretKey] | None = None
     labels: dict[OwnKey, LabelValue] | None = None
     annotations: dict[OwnKey, str] | None = None
-    queue_name: Annotated[DnsName, Field(max_length=63)] | None = Field(
-        default=None, description="Kueue's LocalQueue; the Job waits suspended in it"
-    )
+    queue_name: QueueName | None = Field(default=None, description="Kueue's LocalQueue; the Job waits suspended in it")
     job_api: Literal["job", "jobset"] | None = None
     cpu: Annotated[float, Field(gt=0, le=1024)] | None = Field(default=None, description="cores requested for a pod")
     memory_gib: Annotated[float, Field(gt=0, le=65_536)] | None = Field(

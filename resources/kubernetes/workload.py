@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ft_assets.core.errors import FineTuneError
 from ft_assets.recipes.pods import PodSettings
 from resources.kubernetes.cluster import Cluster
 from resources.kubernetes.names import job_name, label_value
@@ -47,6 +48,11 @@ def workload(
     placement = execution.get("placement", {})
     settings = cluster.settings(stage, execution.get("pods", {}))
     nodes = int(placement.get("nodes", 1))
+    if processes is None and nodes > 1:
+        raise FineTuneError(
+            f"{stage} is planned on {nodes} nodes, and its trials are processes of one pod; offer hardware.gpus in counts "
+            "up to per_node, too"
+        )
     gpus, resource = _gpus(execution, placement, settings, processes)
     shm = int(placement.get("shm_bytes", 0)) or SHM_BYTES
     per_node = None if processes is None else processes // nodes

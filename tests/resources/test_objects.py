@@ -9,12 +9,14 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pod_laws import restricted_faults, server_faults
-from pods import GIB, IMAGE, PLACEMENT, RUN, cluster, made, request
+from podmaking import GIB, IMAGE, PLACEMENT, RUN, cluster, made, request
+from pydantic import TypeAdapter, ValidationError
 
 from ft_assets.core.errors import FineTuneError
+from ft_assets.recipes import pods
 from ft_assets.recipes.schema import NAME
 from resources.kubernetes.names import MAX_NAME, job_name, label_value, master_port
 from resources.kubernetes.objects import JOB_NAME_LABEL, job, objects, pod_template, service, variables
@@ -261,6 +263,13 @@ def test_settings_of_the_recipe_stand_above_the_deployments():
     assert pod_of(placed)["nodeSelector"] == {"gpu": "l4", "pool": "b"}
 
 
+def test_trials_of_a_sweep_are_processes_of_one_pod():
+    with pytest.raises(FineTuneError, match=r"sft_sweep is planned on 2 nodes.*per_node"):
+        made(request("sft_sweep", **TRAINS))
+    workload = made(request("sft_sweep", **TRAINS | {"placement": TWO_NODES | {"nodes": 1}}))
+    assert (workload.gpus, workload.processes_per_node) == (8, None)
+
+
 def test_an_image_that_can_change_is_refused():
     with pytest.raises(FineTuneError, match=r"worker:latest.*allow_mutable_images"):
         made(request(pods={"image": "worker:latest"}))
@@ -282,6 +291,49 @@ def test_whatever_they_are_called_a_server_takes_them(identity, nodes, api):
     asked = request(step, partition, placement=PLACEMENT | {"nodes": nodes}, pods={"job_api": api})
     workload = made(asked, processes=nodes, run_id=run_id, attempt=attempt)
     assert [fault for manifest in objects(workload, UID) for fault in server_faults(manifest)] == []
+
+
+TRICKY = ("a..b/c", "a.-b/c", "a.b/c", "A/b", "a/b/c", "/a", "a/", "a" * 64, "a." * 120 + "a/b", "a" * 254, "a\n")
+
+
+def of(kind):
+    """Short texts of the letters that rules are about, as far as the schema takes them."""
+    takes = TypeAdapter(kind)
+
+    def taken(text):
+        try:
+            takes.validate_python(text)
+        except ValidationError:
+            return False
+        return True
+
+    return st.one_of(st.text("a.-/A_", min_size=1, max_size=6), st.sampled_from(TRICKY)).filter(taken)
+
+
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "labels": st.dictionaries(of(pods.OwnKey), of(pods.LabelValue), max_size=3),
+        "annotations": st.dictionaries(of(pods.OwnKey), st.text(max_size=20), max_size=3),
+        "node_selector": st.dictionaries(of(pods.Key), of(pods.LabelValue), max_size=3),
+        "env_from_secrets": st.dictionaries(
+            of(pods.EnvironmentName),
+            st.fixed_dictionaries({"secret": of(pods.DnsName), "key": st.just("k")}),
+            max_size=3,
+        ),
+        "queue_name": of(pods.QueueName),
+        "cpu": st.floats(0.001, 1024),
+        "memory_gib": st.floats(0.01, 65_536),
+    },
+)
+
+
+@given(SETTINGS, st.sampled_from(["nvidia.com/gpu", "nvidia.com/mig-1g.10gb", "amd.com/gpu"]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+def test_what_a_recipe_may_say_of_pods_a_server_takes(said, resource):
+    asked = request(pods=said, placement=PLACEMENT | {"gpu_resource": resource})
+    for manifest in objects(made(asked, processes=1), UID):
+        assert server_faults(manifest) == []
 
 
 @given(IDENTITY, IDENTITY)
