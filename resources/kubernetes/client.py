@@ -270,6 +270,8 @@ class Api:
             return _answer(error)
         except _connection_errors() as error:
             return Answer(0, str(error))
+        except ValueError:
+            return Answer(0, f"{self.server} answers with something that is not JSON; is it an API server?")
 
     def _unless(self, status: int, verb: str, kind: str, name: str, found: Any) -> Any:
         if isinstance(found, Answer):

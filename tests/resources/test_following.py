@@ -58,6 +58,7 @@ def test_the_same_step_again_takes_up_the_job_that_runs(here: Site) -> None:
     first.interrupt()
     first.ends()
     assert any("left running; run again to take it up" in line for line in first.said)
+    here.api, here.watch = here.connect()  # of another process
     again, other = here.start(first.run_id), here.start(OTHER_RUN)
     again.says("takes up Job")
     other.says("takes up Job")
@@ -67,6 +68,17 @@ def test_the_same_step_again_takes_up_the_job_that_runs(here: Site) -> None:
     assert again.folder == other.folder
     [job] = here.cluster.all(JOB)
     assert job["metadata"]["labels"]["ft-assets.dev/taken-by"] == OTHER_RUN
+
+
+def test_two_that_begin_the_same_at_once_share_a_job(here: Site) -> None:
+    first, second = here.start(), here.start()
+    until(lambda: first.said and second.said, 20, "both")
+    here.running()
+    here.cluster.finish_job(here.job())
+    first.ends_well()
+    second.ends_well()
+    assert len(here.jobs()) == 1
+    assert len(here.cluster.all(SERVICE)) == 1
 
 
 def test_a_cancelled_run_leaves_no_job(here: Site) -> None:
