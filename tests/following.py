@@ -39,6 +39,7 @@ class ClusterClock:
         self.cluster = cluster
         self.interrupted: set[str] = set()  # names of threads
         self.stopped = threading.Event()
+        self.poll_seconds = 0.005  # of real time
 
     def monotonic(self) -> float:
         return self.cluster.clock.now
@@ -50,7 +51,7 @@ class ClusterClock:
         while self.cluster.clock.now < until_then and not self.stopped.is_set():
             if threading.current_thread().name in self.interrupted:
                 raise Interrupted
-            if event.wait(0.005):
+            if event.wait(self.poll_seconds):
                 return True
         return event.is_set()
 
@@ -61,6 +62,7 @@ class Step:
 
     run_id: str
     clock: ClusterClock
+    steps: list["Step"]  # all of its site, as Dagster's book has their runs
     said: list[str] = field(default_factory=list)
     folder: Path | None = None
     error: BaseException | None = None
@@ -71,7 +73,9 @@ class Step:
         """What a launcher asks of Dagster's context."""
         log = logging.Logger(self.run_id)
         log.addHandler(_Heard(self.said))
-        book = SimpleNamespace(get_run_by_id=lambda _: SimpleNamespace(status=self.status))
+        book = SimpleNamespace(
+            get_run_by_id=lambda run: next((step for step in self.steps if step.run_id == run), None)
+        )
         return SimpleNamespace(run_id=self.run_id, asset_key=dg.AssetKey("sft_adapter"), log=log, instance=book)
 
     def interrupt(self) -> None:
@@ -174,7 +178,7 @@ class Site:
         }
 
     def start(self, run_id: str = RUN, request: Any = None, **fields: Any) -> Step:
-        step = Step(run_id, self.clock)
+        step = Step(run_id, self.clock, self.steps)
         self.steps.append(step)
         given = request or self.request()
         processes = given["execution"]["placement"]["processes"]

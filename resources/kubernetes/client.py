@@ -27,6 +27,7 @@ CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 WATCH_SECONDS, WATCH_MARGIN_SECONDS = 240, 30.0
 PAGE = 500
 AGAIN = (429, 500, 502, 503, 504)
+CHANGED = {"PATCH": (409,), "DELETE": (409,)}  # the object was changed by another at the same time
 PATHS = {
     "jobs": "/apis/batch/v1",
     "jobsets": "/apis/jobset.x-k8s.io/v1alpha2",
@@ -226,7 +227,7 @@ class Api:
         pause, began = FIRST_PAUSE_SECONDS, self.clock.monotonic()
         while True:
             found = self._send(method, path, query or {}, body, READ_SECONDS, False, raw)
-            if not isinstance(found, Answer) or (found.status and found.status not in AGAIN):
+            if not isinstance(found, Answer) or found.status not in (0, *AGAIN, *CHANGED.get(method, ())):
                 return found
             if self.clock.monotonic() - began >= away_seconds:
                 raise ClusterAway(away_text(self.server, f"could not {verb} {kind}", away_seconds, found.message))

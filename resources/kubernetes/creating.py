@@ -16,6 +16,8 @@ RUN, STAGE = f"{DOMAIN}/run", f"{DOMAIN}/stage"
 ATTEMPT, FINGERPRINT = f"{DOMAIN}/attempt", f"{DOMAIN}/fingerprint"
 # The run that has taken up a Job of another's; an orphan is one that neither wants.
 TAKEN_BY = f"{DOMAIN}/taken-by"
+# Of a run, as Dagster names its states, while somebody may still wait for its Job.
+OPEN = ("QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING")
 GOING_SECONDS, QUOTA_SECONDS = 2.0, 15.0
 
 

@@ -11,7 +11,18 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 from ft_assets.core.errors import WorkerFailed
 from resources.kubernetes.client import AWAY_SECONDS, Api, ClusterAway, ClusterRefused, away_text
-from resources.kubernetes.creating import ATTEMPT, RUN, create, delete, finished, memory_of, running, take_over
+from resources.kubernetes.creating import (
+    ATTEMPT,
+    OPEN,
+    RUN,
+    TAKEN_BY,
+    create,
+    delete,
+    finished,
+    memory_of,
+    running,
+    take_over,
+)
 from resources.kubernetes.explain import RESUMABLE, Manifest, State, Verdict, Wait, explain
 from resources.kubernetes.objects import Workload
 from resources.kubernetes.watch import Followed, Watch
@@ -199,12 +210,18 @@ class Materialization:
             raise ClusterAway(f"{text}. Job {entry.name} is left as it is; run again to take it up")
 
     def cancelled(self) -> bool:
-        run = self.context.instance.get_run_by_id(self.context.run_id)
-        return run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+        return self._status(self.context.run_id) in ("CANCELING", "CANCELED")
+
+    def _status(self, run_id: str) -> str:
+        """A run's, as Dagster names it; nothing where it knows no such run."""
+        run = self.context.instance.get_run_by_id(run_id)
+        return run.status.value if run is not None else ""
 
     def _leave(self, entry: Followed, load: Workload) -> None:
-        """Of a step that was interrupted: a Job nobody wants any more goes; any other runs on."""
-        if self.cancelled():
+        """Of a step that was interrupted: a Job that no run wants any more goes; any other runs on."""
+        labels = entry.job["metadata"]["labels"] if entry.job is not None else {}
+        others = {labels[name] for name in (RUN, TAKEN_BY) if name in labels} - {self.context.run_id}
+        if self.cancelled() and not any(self._status(run) in OPEN for run in others):
             self.context.log.info(f"the run was cancelled: Job {entry.name} is deleted")
             delete(self.api, entry, load, self.bounds.grace)
         elif entry.job is not None:

@@ -5,11 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from resources.kubernetes.client import Api
-from resources.kubernetes.creating import RUN, STAGE, TAKEN_BY, delete_job, finished
+from resources.kubernetes.creating import OPEN, RUN, STAGE, TAKEN_BY, delete_job, finished
 from resources.kubernetes.watch import SELECTOR
-
-# Of a run, as Dagster names its states, while somebody may still wait for its Job.
-OPEN = ("QUEUED", "NOT_STARTED", "MANAGED", "STARTING", "STARTED", "CANCELING")
 
 
 @dataclass(frozen=True)

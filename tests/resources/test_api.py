@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from cluster.kinds import JOB, SERVICE
 from following import OTHER_RUN, Site, site
@@ -51,6 +52,31 @@ def test_what_was_created_although_the_answer_was_lost_is_adopted(here: Site, re
     assert len(here.cluster.all(SERVICE)) == 1
 
 
+@pytest.mark.parametrize("resource", ["jobs", "services"])
+def test_a_conflict_that_is_none_of_names_is_tried_again(here: Site, resource: str) -> None:
+    """As a quota that is changed by two at once makes it."""
+    here.cluster.faults.fail(1, 409, "create", resource)
+    step = here.start()
+    here.running()
+    until(lambda: here.cluster.all(SERVICE), 20, "the Service")
+    here.cluster.finish_job(here.job())
+    step.ends_well()
+
+
+def test_a_job_that_others_change_is_taken_up_and_deleted_all_the_same(here: Site) -> None:
+    first = here.start()
+    here.running()
+    here.cluster.faults.fail(2, 409, "patch", "jobs")
+    here.cluster.faults.fail(2, 409, "delete", "jobs")
+    other = here.start(OTHER_RUN)
+    other.says("runs in 2 pods")
+    first.status = other.status = dg.DagsterRunStatus.CANCELED
+    here.cluster.advance(20)
+    first.ends()
+    other.ends()
+    assert here.jobs() == []
+
+
 def test_a_job_of_the_same_name_that_is_not_ours_is_left_alone(here: Site) -> None:
     step = here.start()
     here.running()
@@ -64,7 +90,7 @@ def test_a_job_of_the_same_name_that_is_not_ours_is_left_alone(here: Site) -> No
 
 def test_five_minutes_without_the_server_cost_nothing(here: Site) -> None:
     step = here.start()
-    here.running()
+    step.says("runs in 2 pods")
     here.cluster.unreach()
     here.cluster.advance(300)
     here.cluster.finish_job(here.job())
@@ -75,7 +101,7 @@ def test_five_minutes_without_the_server_cost_nothing(here: Site) -> None:
 
 def test_a_server_that_stays_away_ends_the_step_and_leaves_the_job(here: Site) -> None:
     step = here.start()
-    here.running()
+    step.says("runs in 2 pods")
     here.cluster.unreach()
     until(lambda: here.watch.away_seconds()[1], 20, "the loss of the watch")
     here.cluster.advance(920)
@@ -112,7 +138,7 @@ def test_a_watch_that_expires_or_breaks_goes_on(here: Site, fault: str) -> None:
 
 def test_a_job_that_went_while_the_watch_was_away_is_missed(here: Site) -> None:
     step = here.start()
-    here.running()
+    step.says("runs in 2 pods")
     here.cluster.unreach()
     until(lambda: here.watch.away_seconds()[1], 20, "the loss of the watch")
     here.cluster.delete(JOB, here.job())

@@ -93,6 +93,21 @@ def test_a_cancelled_run_leaves_no_job(here: Site) -> None:
     assert here.cluster.all(POD) == []
 
 
+@pytest.mark.parametrize("cancelled", [0, 1], ids=["whose it is", "who took it up"])
+def test_a_job_that_another_run_wants_outlives_the_cancelled_one(here: Site, cancelled: int) -> None:
+    first = here.start()
+    first.says("runs in 2 pods")
+    second = here.start(OTHER_RUN)
+    second.says("runs in 2 pods")
+    steps, [job] = (first, second), here.jobs()
+    steps[cancelled].status = dg.DagsterRunStatus.CANCELING
+    here.cluster.advance(20)
+    steps[cancelled].ends()
+    assert here.jobs() == [job]
+    here.cluster.finish_job(job)
+    steps[1 - cancelled].ends_well()
+
+
 def test_what_is_interrupted_while_its_run_is_cancelled_leaves_no_job(here: Site) -> None:
     step = here.start()
     here.running()

@@ -37,6 +37,7 @@ def play(folder: Path, patch: pytest.MonkeyPatch, jobs: int) -> Played:
     with Cluster(history=100_000) as cluster:
         cluster.kubelet.script = lambda pod: Script(running_seconds=TRAINING_SECONDS)
         site = Site(folder, cluster, pending_seconds=86_400)
+        site.clock.poll_seconds = 0.25
         for number in range(NODES):
             cluster.add_node(f"node-{number}", gpus=1)
         patch.setattr(kubernetes_launcher, "connect", lambda *_: (site.api, site.watch))
@@ -45,7 +46,7 @@ def play(folder: Path, patch: pytest.MonkeyPatch, jobs: int) -> Played:
             site.start(f"{n:08}-0000-4000-8000-000000000000", site.request(PODS_OF_A_JOB, f"{n:064}"))
             for n in range(jobs)
         ]
-        until(lambda: len(cluster.all(JOB)) == jobs, 120, f"{jobs} Jobs")
+        until(lambda: len(cluster.all(JOB)) == jobs, 300, f"{jobs} Jobs")
         cluster.advance(STEP_SECONDS)
         until(
             lambda: all("runs in" in step.said[-1] or "cannot" in step.said[-1] for step in steps if step.said),
@@ -60,7 +61,7 @@ def play(folder: Path, patch: pytest.MonkeyPatch, jobs: int) -> Played:
             cluster.advance(STEP_SECONDS)
             return not any(step.thread.is_alive() for step in steps)
 
-        until(over, 240, "the end of all")
+        until(over, 400, "the end of all")
         assert [step.error for step in steps if step.error] == []
         site.clock.stopped.set()
         return Played(jobs, Counter(cluster.requests), kept, cluster.clock.now - began)
