@@ -29,7 +29,7 @@ OTHER_RUN = "22222222-2222-4222-8222-222222222222"
 FINGERPRINT = "ab" * 32
 GIB = 2**30
 NUMBERS = itertools.count()
-SPEED = 20.0  # of the cluster's clock; jumps in it are a test's own
+SPEED = 10.0  # of the cluster's clock; jumps in it are a test's own
 
 
 class ClusterClock:

@@ -71,8 +71,9 @@ def materialize(launcher: Launcher, made: Made) -> None:
     """The stage as an asset, which knows no more of its launcher than this."""
 
     @dg.asset(name="sft_adapter")
-    def adapter(context: dg.AssetExecutionContext) -> None:
+    def adapter(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         launcher.run(context, made.request, 2, 1)
+        return dg.MaterializeResult()
 
     assert dg.materialize([adapter]).success
 

@@ -17,6 +17,7 @@ Manifest = dict[str, Any]
 
 SELECTOR = ",".join(f"{name}={value}" for name, value in MANAGED_BY.items())
 FIRST_PAUSE_SECONDS = 1.0
+FIRST_LIST_SECONDS = 10.0
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Watch:
         self.lock = threading.RLock()
         self.followed: dict[str, list[Followed]] = {}
         self.threads: dict[str, threading.Thread] = {}
+        self.live = {"jobs": threading.Event(), "pods": threading.Event()}
         self.away_since: dict[str, tuple[float, str]] = {}
         self.steady_since = api.clock.monotonic()
         self.refused: ClusterRefused | None = None
@@ -52,6 +54,8 @@ class Watch:
             self.refused = None
             self._start()
         try:
+            for begun in self.live.values():
+                self.api.clock.wait(begun, FIRST_LIST_SECONDS)
             yield entry
         finally:
             with self.lock:
@@ -131,6 +135,7 @@ class Watch:
             if self.followed and self.refused is None:
                 return True
             self.threads.pop(kind, None)
+            self.live[kind].clear()
             self.away_since.pop(kind, None)
             return False
 
@@ -153,11 +158,11 @@ class Watch:
             except ClusterRefused as error:
                 with self.lock:
                     self.refused = error
-                self._wake_all()
+                self._wake_all(kind)
             except ClusterAway as error:
                 with self.lock:
                     self.away_since.setdefault(kind, (self.api.clock.monotonic(), str(error)))
-                self._wake_all()
+                self._wake_all(kind)
                 self.api.clock.wait(self.stopped, pause)
                 pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
 
@@ -192,8 +197,10 @@ class Watch:
                         self.take(kind, "DELETED", made)
         for made in items:
             self.take(kind, "ADDED", made)
+        self.live[kind].set()
 
-    def _wake_all(self) -> None:
+    def _wake_all(self, kind: str) -> None:
+        self.live[kind].set()  # nobody need wait for its first list
         with self.lock:
             for group in self.followed.values():
                 for entry in group:

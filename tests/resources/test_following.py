@@ -226,7 +226,7 @@ def test_a_job_that_its_queue_suspends_goes_on_when_it_is_admitted_again(here: S
     here.cluster.admit(name)
     before = here.running()
     here.cluster.preempt_workload(name)
-    until(lambda: "waits in Kueue's queue gpus" in step.said[-1], 20, "the wait")
+    until(lambda: step.said and "waits in Kueue's queue gpus" in step.said[-1], 20, "the wait")
     here.cluster.advance(60)
     here.cluster.admit(name)
     after = here.running()

@@ -43,7 +43,11 @@ def play(folder: Path, patch: pytest.MonkeyPatch, jobs: int) -> Played:
         patch.setattr(kubernetes_launcher, "connect", lambda *_: (site.api, site.watch))
         began = cluster.clock.now
         steps = [
-            site.start(f"{n:08}-0000-4000-8000-000000000000", site.request(PODS_OF_A_JOB, f"{n:08}".ljust(64, "0")))
+            site.start(
+                f"{n:08}-0000-4000-8000-000000000000",
+                site.request(PODS_OF_A_JOB, f"{n:08}".ljust(64, "0")),
+                silent_seconds=86_400,
+            )
             for n in range(jobs)
         ]
         until(lambda: len(cluster.all(JOB)) == jobs, 300, f"{jobs} Jobs")
