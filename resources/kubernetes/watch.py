@@ -27,6 +27,7 @@ class Followed:
     name: str
     job: Manifest | None = None
     seen: bool = False  # the Job has been there; where it is None now, it is gone
+    version: int = 0  # of what was last heard of the Job
     pods: dict[str, Manifest] = field(default_factory=dict)
     changed: threading.Event = field(default_factory=threading.Event)
 
@@ -117,9 +118,10 @@ class Watch:
         return slim
 
     def _take_job(self, entry: Followed, type_: str, made: Manifest) -> None:
-        if entry.job is not None and _older(made, entry.job):
+        version = _version(made["metadata"])
+        if version < entry.version:  # the answer to a create, say, after its Job has been heard to be gone
             return
-        entry.job, entry.seen = (None if type_ == "DELETED" else made), True
+        entry.job, entry.seen, entry.version = (None if type_ == "DELETED" else made), True, version
         entry.changed.set()
 
     def _start(self) -> None:

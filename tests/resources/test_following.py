@@ -147,6 +147,7 @@ def test_what_the_cluster_takes_is_started_again_and_counts_as_no_failure(here: 
     here.cluster.add_node("node-c", gpus=2)
     step = here.start()
     fault(here, here.running()[1])
+    here.cluster.advance(40)  # more than the grace of its pods
     here.running(attempt=1)
     step.says(words)
     here.cluster.finish_job(here.job(1))
@@ -212,7 +213,7 @@ def test_out_of_memory_ends_the_step_where_it_may_not_be_tried_again(here: Site)
 
 def test_a_worker_that_says_nothing_is_ended(here: Site) -> None:
     step = here.start(silent_seconds=120)
-    here.running()
+    step.says("runs in 2 pods")
     here.cluster.advance(130)
     assert "the worker has said nothing for 120 s" in step.fails()
     assert here.jobs() == []
