@@ -1,0 +1,70 @@
+"""The image files, as far as they can be judged without a builder: what they copy, install and end as."""
+
+import re
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+IMAGES = sorted((ROOT / "deploy" / "images").glob("*.Dockerfile"))
+
+
+def instructions(file: Path) -> list[tuple[str, str]]:
+    """(INSTRUCTION, its words), with continued lines joined and comments left out."""
+    text = re.sub(r"^\s*#.*\n", "", file.read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n", " ", text).splitlines()
+    return [(line.split(" ", 1)[0], line.split(" ", 1)[1].strip()) for line in lines if line.strip()]
+
+
+def kept_out(path: str) -> bool:
+    """Whether .dockerignore leaves it out of the build; the last rule that matches decides."""
+    out = False
+    for rule in (ROOT / ".dockerignore").read_text().split("\n"):
+        pattern = rule.strip().removeprefix("!")
+        if pattern and not rule.startswith("#") and fnmatch(path.split("/")[0], pattern):
+            out = not rule.startswith("!")
+    return out
+
+
+def test_there_are_two() -> None:
+    assert [file.stem for file in IMAGES] == ["orchestrator", "worker"]
+
+
+@pytest.mark.parametrize("file", IMAGES, ids=lambda file: file.stem)
+def test_an_image_copies_what_is_there_and_pins_what_it_installs(file: Path) -> None:
+    found = instructions(file)
+    copied = [words.split()[:-1] for name, words in found if name == "COPY" and not words.startswith("--from")]
+    sources = [source for words in copied for source in words]
+    assert {"pyproject.toml", "constraints.txt", "definitions.py", "ft_assets", "resources"} <= set(sources)
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert not kept_out(source), source
+    installs = [line for name, words in found if name == "RUN" for line in words.split("&&") if "pip install" in line]
+    assert installs
+    assert all("-c constraints.txt" in line and "--no-cache-dir" in line for line in installs)
+    extras = re.search(r"^ARG EXTRAS=(\S+)$", file.read_text(), re.MULTILINE)
+    assert extras is not None
+    offered = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras[1].split(",")) <= set(offered)
+    assert ("worker" in extras[1].split(",")) == (file.stem == "worker")
+
+
+@pytest.mark.parametrize("file", IMAGES, ids=lambda file: file.stem)
+def test_an_image_ends_as_a_user_in_stages_without_secrets(file: Path) -> None:
+    found = instructions(file)
+    stages = [words for name, words in found if name == "FROM"]
+    assert stages == ["${BASE} AS build", "${BASE}"]
+    last = len(found) - [name for name, _ in found][::-1].index("FROM")
+    users = [words for name, words in found[last:] if name == "USER"]
+    assert users == ["1000:1000"]
+    assert "useradd --uid 1000 --gid 1000" in file.read_text()
+    assert not re.search(r"(TOKEN|SECRET|PASSWORD|API_KEY)=", file.read_text())
+    assert not [words for name, words in found if name == "ADD"]
+
+
+def test_the_build_sees_nothing_but_the_project() -> None:
+    assert not kept_out("pyproject.toml")
+    for path in (".git/config", ".ft/store", ".venv/bin/python", "recipes/own.yaml", ".env", "data/rows.jsonl", "deploy"):
+        assert kept_out(path), path
