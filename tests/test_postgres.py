@@ -150,7 +150,9 @@ def test_a_run_outlives_restarts_of_daemon_webserver_and_database(deployment: De
     until(deployment.answers, 120, "the webserver's answer")
     run_id = deployment.launch("tiny")
     until(lambda: (folder / run_id / "sft_adapter" / "progress.jsonl").exists(), 180, "the training's first step")
-    [worker] = [process for process in shop.workers() if "torchrun" in " ".join(process.cmdline())] or shop.workers()[:1]
+    [worker] = [process for process in shop.workers() if "torchrun" in " ".join(process.cmdline())] or shop.workers()[
+        :1
+    ]
     deployment.kill("daemon", "webserver")
     deployment.server.stop()
     deployment.server.start()

@@ -1,12 +1,17 @@
 """The image files, as far as they can be judged without a builder: what they copy, install and end as."""
 
+import ast
 import re
+import sys
 import tomllib
 from fnmatch import fnmatch
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 IMAGES = sorted((ROOT / "deploy" / "images").glob("*.Dockerfile"))
 
@@ -66,5 +71,59 @@ def test_an_image_ends_as_a_user_in_stages_without_secrets(file: Path) -> None:
 
 def test_the_build_sees_nothing_but_the_project() -> None:
     assert not kept_out("pyproject.toml")
-    for path in (".git/config", ".ft/store", ".venv/bin/python", "recipes/own.yaml", ".env", "data/rows.jsonl", "deploy"):
+    for path in (
+        ".git/config",
+        ".ft/store",
+        ".venv/bin/python",
+        "recipes/own.yaml",
+        ".env",
+        "data/rows.jsonl",
+        "deploy",
+    ):
         assert kept_out(path), path
+
+
+def closure(name: str, extras: tuple[str, ...] = ()) -> set[str]:
+    """Distributions that pip installs for one, itself included, by what the installed ones say they require."""
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    waiting = [(canonicalize_name(name), extras)]
+    while waiting:
+        wanted = waiting.pop()
+        if wanted in seen:
+            continue
+        seen.add(wanted)
+        for line in distribution(wanted[0]).requires or []:
+            needed = Requirement(line)
+            marker = needed.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *wanted[1])):
+                waiting.append((canonicalize_name(needed.name), tuple(sorted(needed.extras))))
+    return {found for found, _ in seen}
+
+
+def orchestrates(path: Path) -> bool:
+    return path.parts[:2] != ("ft_assets", "worker")
+
+
+def test_the_orchestrators_image_has_what_its_code_imports_and_nothing_that_trains() -> None:
+    base = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    needed = [Requirement(line) for line in [*base, "dagster-postgres"]]
+    installed = set().union(*(closure(one.name, tuple(sorted(one.extras))) for one in needed))
+    assert not {"torch", "transformers", "trl", "peft", "deepspeed", "bitsandbytes", "datasets", "wandb"} & installed
+    sources = [ROOT / "definitions.py", *ROOT.glob("ft_assets/**/*.py"), *ROOT.glob("resources/**/*.py")]
+    imports = {
+        module.split(".")[0]
+        for path in sources
+        if orchestrates(path.relative_to(ROOT))
+        for node in ast.walk(ast.parse(path.read_text()))
+        for module in modules(node)
+    }
+    owners = packages_distributions()
+    foreign = imports - set(sys.stdlib_module_names) - {"ft_assets", "resources", "definitions"}
+    for module in foreign:
+        assert {canonicalize_name(owner) for owner in owners[module]} & installed, module
+
+
+def modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []

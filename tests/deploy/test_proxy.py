@@ -36,7 +36,10 @@ class Login(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         groups = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query).get("allowed_groups")
         session = self.headers.get("Cookie")
-        known, belongs = session in (OPERATOR, READER), groups is None or (groups == ["ft-operators"] and session == OPERATOR)
+        known, belongs = (
+            session in (OPERATOR, READER),
+            groups is None or (groups == ["ft-operators"] and session == OPERATOR),
+        )
         self.send_response(401 if not known else 202 if belongs else 403)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -97,6 +100,7 @@ def site() -> Iterator[Site]:
         folder.chmod(0o755)
         (folder / "tiny.py").write_text(TINY)
         moved = {
+            " /tmp/": f" {folder}/",
             "listen 8080": f"listen 127.0.0.1:{operators}",
             "listen 8081": f"listen 127.0.0.1:{readers}",
             "{ 8081 ": f"{{ {readers} ",
@@ -105,7 +109,6 @@ def site() -> Iterator[Site]:
             "127.0.0.1:4180": f"127.0.0.1:{logins}",
             "/dev/stdout": f"{folder}/access.log",
             "/dev/stderr": f"{folder}/error.log",
-            " /tmp/": f" {folder}/",
         }
         text = (ROOT / "deploy" / "kubernetes" / "nginx.conf").read_text()
         for old, new in moved.items():
@@ -121,8 +124,18 @@ def site() -> Iterator[Site]:
                 env = {**os.environ, "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "yes"}
                 quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
                 processes.append(subprocess.Popen(command, env=env, cwd=folder, **quiet))
-            command = [nginx, "-c", str(folder / "nginx.conf"), "-p", str(folder), "-g", "daemon off;"]
-            processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+            command = [
+                nginx,
+                "-e",
+                str(folder / "error.log"),
+                "-c",
+                str(folder / "nginx.conf"),
+                "-p",
+                str(folder),
+                "-g",
+                "daemon off;",
+            ]
+            processes.append(subprocess.Popen(command))
             found = Site(operators, readers)
 
             def answer() -> bool:
