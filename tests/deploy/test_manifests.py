@@ -1,5 +1,6 @@
 """The Kubernetes objects of deploy/kubernetes: valid, restricted, least in rights, closed but for what is said."""
 
+import ast
 import json
 import re
 import shutil
@@ -140,6 +141,43 @@ def called(text: str) -> set[tuple[str, str]]:
         resource = "jobsets" if kind == "custom_object" else f"{kind}s"
         found.add((resource + part.replace("_", "/"), verbs.get(verb, verb)))
     return found
+
+
+# What stands for more than one kind where the launcher calls the API, by file.
+KINDS = {
+    ("creating.py", "manifest"): {"jobs", "jobsets"},
+    ("creating.py", "kind"): {"jobs", "jobsets"},
+    ("watch.py", "kind"): {"jobs", "pods"},
+}
+VERBS = {"create": "create", "get": "get", "list": "list", "watch": "watch", "delete": "delete", "label": "patch"}
+
+
+def test_this_projects_launcher_may_do_what_it_does_and_no_more() -> None:
+    sources = sorted((ROOT / "resources" / "kubernetes").glob("*.py"))
+    if not sources:
+        pytest.skip("no Kubernetes launcher here")
+    asked = {call for path in sources for call in calls(path)}
+    assert asked == rights("ft-run")
+
+
+def calls(path: Path) -> Iterator[tuple[str, str]]:
+    """(resource, verb) of each `api.VERB(KIND, ...)` in a source file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        if ast.unparse(node.func.value).split(".")[-1] != "api" or not node.args:
+            continue
+        verb, first = node.func.attr, node.args[0]
+        if verb == "log":
+            yield "pods/log", "get"
+        elif verb in VERBS:
+            if isinstance(first, ast.Constant):
+                kinds = {first.value}
+            elif ast.unparse(first).startswith("service("):
+                kinds = {"services"}
+            else:
+                kinds = KINDS[path.name, ast.unparse(first)]
+            yield from ((kind, VERBS[verb]) for kind in kinds)
 
 
 def policy(name: str) -> Manifest:
