@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psutil
 import pytest
 import yaml
 from conftest import ROOT, Workshop
+from dagster._grpc.types import ResumeRunArgs
 from postgres import Postgres, postgres
 from waiting import until
 
@@ -104,6 +106,28 @@ class Deployment:
         assert found["__typename"] == "LaunchRunSuccess", found
         return found["run"]["runId"]
 
+    def lose(self, name: str) -> None:
+        """As when a node is lost: the process and all it has started are gone at once."""
+        tree = [*psutil.Process(self.processes[name].pid).children(recursive=True), self.processes[name]]
+        for process in tree:
+            process.kill()
+        for process in tree:
+            process.wait()
+
+    def resume(self, run_id: str) -> subprocess.CompletedProcess:
+        """The command of the run pod that Dagster's monitor starts in place of one that is gone."""
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        assert run.job_code_origin is not None
+        args = ResumeRunArgs(
+            job_origin=run.job_code_origin,
+            run_id=run_id,
+            instance_ref=self.instance.get_ref(),
+            set_exit_code_on_failure=True,
+        )
+        env = {**self.shop.env, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(args.get_command_args(), env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
     def run(self) -> dg.DagsterRun:
         [run] = self.instance.get_runs()
         return run
@@ -167,3 +191,19 @@ def test_a_run_outlives_restarts_of_daemon_webserver_and_database(deployment: De
     assert not worker.is_running()
     starts = deployment.instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_START)
     assert len(starts) == 1
+
+
+def test_a_run_whose_pod_is_lost_goes_on_in_another(deployment: Deployment) -> None:
+    shop, folder = deployment.shop, deployment.shop.home / "runs"
+    deployment.start("code", "daemon", "webserver")
+    until(deployment.answers, 120, "the webserver's answer")
+    run_id = deployment.launch("tiny")
+    until(lambda: shop.checkpoints(), 180, "a checkpoint")
+    deployment.lose("code")
+    assert deployment.run().status == dg.DagsterRunStatus.STARTED
+    deployment.kill("daemon")  # it would start the run's pod, had it pods
+    done = deployment.resume(run_id)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert deployment.run().status == dg.DagsterRunStatus.SUCCESS
+    notes = [json.loads(line) for line in (folder / run_id / "sft_adapter" / "progress.jsonl").read_text().splitlines()]
+    assert any("resum" in note.get("note", "") for note in notes), "the training began anew"

@@ -3,7 +3,6 @@
 #   docker build -f deploy/images/worker.Dockerfile -t REGISTRY/ft-assets/worker:VERSION .
 # torch's wheels bring CUDA's libraries; the compiler that DeepSpeed and Triton call at run time comes from the base.
 # Pin it by digest with --build-arg BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04@sha256:... (`docker buildx imagetools inspect`).
-# Its CUDA must be the one that torch was built for (`python -c "import torch; print(torch.version.cuda)"`).
 ARG BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04
 
 FROM ${BASE} AS build
@@ -19,7 +18,10 @@ COPY pyproject.toml README.md definitions.py ./
 COPY ft_assets ft_assets
 COPY resources resources
 RUN /opt/ft/bin/pip install --no-cache-dir --no-compile ${PIP_ARGS} -c constraints.txt ".[${EXTRAS}]"
-RUN /opt/ft/bin/pip check && /opt/ft/bin/python -c "import torch; assert torch.version.cuda, 'this torch has no CUDA: give another index in PIP_ARGS'"
+# DeepSpeed compiles only with the CUDA that torch was built for.
+RUN /opt/ft/bin/pip check \
+ && built=$(/opt/ft/bin/python -c "import torch; print((torch.version.cuda or 'none').split('.')[0])") \
+ && { /usr/local/cuda/bin/nvcc --version | grep -q "release $built\." || { echo "torch wants CUDA $built: give another BASE, or another index in PIP_ARGS"; exit 1; }; }
 
 FROM ${BASE}
 # Headers and a host compiler: DeepSpeed's CPU optimizer for offloading, and Triton's kernels, are compiled on first use.
