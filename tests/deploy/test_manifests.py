@@ -42,7 +42,7 @@ def test_every_file_has_its_place() -> None:
 def test_every_object_is_one_that_kubernetes_knows() -> None:
     for found in manifests():
         if "kueue" not in found["apiVersion"]:
-            kubernetes_validate.validate(found, "1.34", strict=True)
+            kubernetes_validate.validate(found, kubernetes_validate.latest_version(), strict=True)
 
 
 def test_kustomize_builds_it() -> None:
@@ -223,3 +223,18 @@ def test_the_ways_in_are_the_proxys() -> None:
     }
     assert wanted <= set(login["args"])
     assert all("valueFrom" in entry for entry in login["env"])
+
+
+def test_the_pods_file_is_one_that_the_launcher_takes(tmp_path: Path) -> None:
+    cluster = pytest.importorskip("resources.kubernetes.cluster")
+    found = {one["metadata"]["name"]: one["data"] for one in manifests("settings.yaml")}
+    file = tmp_path / "pods.yaml"
+    file.write_text(found["ft-pods"]["pods.yaml"])
+    taken = cluster.load_cluster(file)
+    assert taken.mount == found["ft-settings"]["FT_HOME"]
+    assert taken.settings("sft_adapter", {}).service_account_name == "ft-worker"
+    [claim] = manifests("storage.yaml")
+    assert (taken.namespace, taken.claim) == ("ft-assets", claim["metadata"]["name"])
+    assert found["ft-settings"]["FT_PODS"] == "/etc/ft/pods.yaml"
+    classes = {one["metadata"]["name"] for one in manifests("priorities.yaml")}
+    assert taken.priority_class_name in classes

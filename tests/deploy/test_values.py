@@ -130,7 +130,7 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_no_cluster")
 def test_a_run_pod_is_restricted_and_may_start_the_pods_of_stages(tmp_path: Path) -> None:
     job = launched(tmp_path, {})
-    kubernetes_validate.validate(job, "1.34", strict=True)
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
     template = job["spec"]["template"]
     assert_restricted(template["spec"])
     [container] = template["spec"]["containers"]
