@@ -118,6 +118,7 @@ def test_no_role_has_more_than_it_names() -> None:
     assert {role: [subject["name"] for subject in subjects] for role, subjects in bound.items()} == {
         "ft-dagster": ["ft-dagster"],
         "ft-run": ["ft-run"],
+        "ft-sweep": ["ft-dagster"],
     }
 
 
@@ -156,8 +157,11 @@ def test_this_projects_launcher_may_do_what_it_does_and_no_more() -> None:
     sources = sorted((ROOT / "resources" / "kubernetes").glob("*.py"))
     if not sources:
         pytest.skip("no Kubernetes launcher here")
-    asked = {call for path in sources for call in calls(path)}
-    assert asked == rights("ft-run")
+    asked = {path.name: set(calls(path)) for path in sources}
+    swept = asked.pop("orphans.py")
+    assert set().union(*asked.values()) == rights("ft-run")
+    ends = {("jobs", "delete"), ("jobsets", "delete")}  # creating.delete_job
+    assert swept | ends == rights("ft-sweep")
 
 
 def calls(path: Path) -> Iterator[tuple[str, str]]:
@@ -171,12 +175,11 @@ def calls(path: Path) -> Iterator[tuple[str, str]]:
         if verb == "log":
             yield "pods/log", "get"
         elif verb in VERBS:
-            if isinstance(first, ast.Constant):
-                kinds = {first.value}
-            elif ast.unparse(first).startswith("service("):
-                kinds = {"services"}
-            else:
-                kinds = KINDS[path.name, ast.unparse(first)]
+            kinds = {part.value for part in ast.walk(first) if isinstance(part, ast.Constant)}
+            if not kinds:
+                kinds = (
+                    {"services"} if ast.unparse(first).startswith("service(") else KINDS[path.name, ast.unparse(first)]
+                )
             yield from ((kind, VERBS[verb]) for kind in kinds)
 
 
