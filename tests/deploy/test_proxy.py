@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from browsing import browser, console_errors
 from conftest import ROOT
 from waiting import until
 from websockets.exceptions import InvalidStatus
@@ -31,9 +32,15 @@ OPERATOR, READER = "ft=operator", "ft=reader"
 
 
 class Login(BaseHTTPRequestHandler):
-    """oauth2-proxy's answer to an auth request: 202, 401 without a session, 403 without the group."""
+    """oauth2-proxy's answer to an auth request: 202, 401 without a session, 403 without the group. Who signs in is an operator."""
 
     def do_GET(self) -> None:
+        if self.path == "/oauth2/sign_in":
+            self.send_response(200)
+            self.send_header("Set-Cookie", f"{OPERATOR}; Path=/; HttpOnly; SameSite=Lax")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         groups = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query).get("allowed_groups")
         session = self.headers.get("Cookie")
         known, belongs = (
@@ -218,3 +225,12 @@ def test_readers_look_and_do_not_touch(site: Site) -> None:
     status, body = site.ask("/graphql", ACTS, port=site.readers, Origin=own, Cookie=READER)
     assert status == 200
     assert "UnauthorizedError" in body
+
+
+@pytest.mark.browser
+def test_the_ui_works_through_it(site: Site) -> None:
+    with browser(1400, 900) as window:
+        window.get(site.origin() + "/oauth2/sign_in")
+        window.get(site.origin() + "/assets")
+        until(lambda: "one" in window.find_element("tag name", "body").text.split(), 60, "the asset on its page")
+        assert console_errors(window) == []
