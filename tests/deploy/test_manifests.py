@@ -53,6 +53,8 @@ def test_kustomize_builds_it() -> None:
     assert done.returncode == 0, done.stderr
     built = list(yaml.safe_load_all(done.stdout))
     assert {found["metadata"].get("namespace") for found in built if found["kind"] != "Namespace"} == {"ft-assets"}
+    subjects = [subject for found in built if found["kind"] == "RoleBinding" for subject in found["subjects"]]
+    assert {subject["namespace"] for subject in subjects} == {"ft-assets"}
     [generated] = [found for found in built if found["kind"] == "ConfigMap" and "nginx.conf" in found["data"]]
     [proxy] = [found for found in built if found["kind"] == "Deployment"]
     named = [

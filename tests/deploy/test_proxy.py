@@ -127,8 +127,9 @@ def site() -> Iterator[Site]:
             for port, words in ((acting, []), (reading, ["--read-only"])):
                 home = folder / str(port)
                 home.mkdir()
+                (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
                 command = [str(program), "-f", str(folder / "tiny.py"), "-h", "127.0.0.1", "-p", str(port), *words]
-                env = {**os.environ, "DAGSTER_HOME": str(home), "DAGSTER_DISABLE_TELEMETRY": "yes"}
+                env = {**os.environ, "DAGSTER_HOME": str(home)}
                 quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
                 processes.append(subprocess.Popen(command, env=env, cwd=folder, **quiet))
             command = [
