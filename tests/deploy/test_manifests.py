@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from conftest import ROOT
+from pod_laws import restricted_faults
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
@@ -65,37 +66,11 @@ def test_kustomize_builds_it() -> None:
 
 @pytest.mark.parametrize(("name", "template"), pods(), ids=[name for name, _ in pods()])
 def test_a_pod_keeps_to_the_restricted_profile(name: str, template: Manifest) -> None:
-    assert_restricted(template["spec"])
+    assert list(restricted_faults(template["spec"])) == []
     assert template["spec"]["automountServiceAccountToken"] is False
     for container in template["spec"]["containers"]:
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["resources"]["limits"]["memory"]
-
-
-def assert_restricted(spec: Manifest) -> None:
-    """The restricted Pod Security Standard (kubernetes.io/docs/concepts/security/pod-security-standards), as the API server reads it."""
-    context = spec["securityContext"]
-    assert context["runAsNonRoot"] is True
-    assert context["runAsUser"] > 0
-    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
-    for container in [*spec["containers"], *spec.get("initContainers", [])]:
-        own = container["securityContext"]
-        assert own["allowPrivilegeEscalation"] is False
-        assert own["capabilities"] == {"drop": ["ALL"]}
-        assert not own.get("privileged")
-        assert all("hostPort" not in port for port in container.get("ports", []))
-    allowed = {
-        "configMap",
-        "downwardAPI",
-        "emptyDir",
-        "ephemeral",
-        "persistentVolumeClaim",
-        "projected",
-        "secret",
-        "csi",
-    }
-    assert all(set(volume) - {"name"} <= allowed for volume in spec.get("volumes", []))
 
 
 def test_the_namespace_enforces_the_restricted_profile() -> None:
@@ -157,7 +132,7 @@ VERBS = {"create": "create", "get": "get", "list": "list", "watch": "watch", "de
 
 def test_this_projects_launcher_may_do_what_it_does_and_no_more() -> None:
     sources = sorted((ROOT / "resources" / "kubernetes").glob("*.py"))
-    if not sources:
+    if "orphans.py" not in {path.name for path in sources}:
         pytest.skip("no Kubernetes launcher here")
     asked = {path.name: set(calls(path)) for path in sources}
     swept = asked.pop("orphans.py")

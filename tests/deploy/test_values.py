@@ -18,7 +18,7 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.test_utils import create_run_for_test
 from dagster_k8s import K8sRunLauncher
 from kubernetes.client import ApiClient
-from test_manifests import assert_restricted
+from pod_laws import restricted_faults
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 VALUES: dict[str, Any] = yaml.safe_load((FOLDER / "values.yaml").read_text())
@@ -132,7 +132,7 @@ def test_a_run_pod_is_restricted_and_may_start_the_pods_of_stages(tmp_path: Path
     job = launched(tmp_path, {})
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
     template = job["spec"]["template"]
-    assert_restricted(template["spec"])
+    assert list(restricted_faults(template["spec"])) == []
     [container] = template["spec"]["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["resources"] == {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"memory": "8Gi"}}
