@@ -44,7 +44,9 @@ class Job:
             "execution": {**EXECUTION, "placement": placement, "grace_seconds": 20.0, **execution},
             "store": {"url": str(splitter.folder / "store"), "local": str(splitter.folder / "store")},
             "progress": str(self.folder / "progress.jsonl"),
-            "cache": str(splitter.folder / "cache"),
+            "cache": str(
+                Path("~/.cache/ft-assets").expanduser()
+            ),  # what DeepSpeed compiles is there after the first time
         }
         self.path.write_text(json.dumps(self.request))
         self.port = free_port()

@@ -5,8 +5,10 @@ fingerprint for all ranks. Ends with its parent.
 """
 
 import fcntl
+import hashlib
 import math
 import os
+import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -65,8 +67,11 @@ def follow_first(job: Job, group: Nodes, seconds: float, run: Callable[[Path], i
 def built_extensions(cache: Path) -> Iterator[None]:
     """The folder where torch keeps what DeepSpeed compiles, cleared of the locks of builds that were killed, for which
     torch would wait without end. Where another run uses it, a lock may be that one's build, and stays.
+
+    What is compiled is for this kind of CPU alone; the cache may be shared by nodes of several.
     """
-    folder = cache / "torch_extensions" / f"torch-{version('torch')}-python-{sys.version_info[0]}.{sys.version_info[1]}"
+    python = f"python-{sys.version_info[0]}.{sys.version_info[1]}"
+    folder = cache / "torch_extensions" / f"torch-{version('torch')}-{python}-{cpu_kind()}"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
     with (folder / ".used").open("w") as used:
@@ -76,6 +81,16 @@ def built_extensions(cache: Path) -> Iterator[None]:
                 lock.unlink()
         fcntl.flock(used, fcntl.LOCK_SH)
         yield
+
+
+def cpu_kind() -> str:
+    """The machine's architecture and, where Linux tells, a hash of what its CPU can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    able = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()}-{hashlib.sha256(able.encode()).hexdigest()[:8]}"
 
 
 def stop_with_grace(seconds: float) -> None:
