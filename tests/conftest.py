@@ -11,6 +11,7 @@ from pathlib import Path
 import containers as box
 import psutil
 import pytest
+from buckets import bucket, server  # noqa: F401
 from filelock import FileLock
 from splitting import Splitter
 

@@ -20,7 +20,7 @@ from types import FrameType
 
 import psutil
 
-from ft_assets.core.errors import STOPPED
+from ft_assets.core.errors import STOPPED, FineTuneError
 from ft_assets.worker import nodes
 from ft_assets.worker.job import Job, die_with_parent, one_at_a_time
 from ft_assets.worker.nodes import MEET_SECONDS, NodeMissing, Nodes
@@ -37,9 +37,9 @@ def main(processes: str, stage: str, request: str, *where: str) -> int:
     run = partial(run_ranks, [*group.torchrun(), "--nproc-per-node", processes], stage, request)
     try:
         return follow_first(job, group, seconds, run) if group.index else lead(job, group, seconds, run)
-    except NodeMissing as error:
+    except (FineTuneError, NodeMissing) as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, FineTuneError) else 1
 
 
 def lead(job: Job, group: Nodes, seconds: float, run: Callable[[Path], int]) -> int:

@@ -70,21 +70,21 @@ def test_the_second_names_a_first_that_does_not_answer(host: str) -> None:
 
 def test_a_first_that_goes_before_it_gave_its_word_is_named(pool: ThreadPoolExecutor) -> None:
     group = Group()
-    store = keep_store(group.node(0))
+    stores = [keep_store(group.node(0))]
     following = pool.submit(follow, group.node(1), group.job, 20)
-    until(lambda: store.check(["came/node/1"]), 10, "the second's note")
-    del store
+    until(lambda: stores[0].check(["came/node/1"]), 10, "the second's note")
+    stores.clear()
     with pytest.raises(NodeMissing, match="went before training began"):
         settled(following)
 
 
 def test_a_first_that_finds_it_made_and_goes_ends_the_second_well(pool: ThreadPoolExecutor) -> None:
     group = Group()
-    store = keep_store(group.node(0))
+    stores = [keep_store(group.node(0))]
     following = pool.submit(follow, group.node(1), group.job, 20)
-    until(lambda: store.check(["came/node/1"]), 10, "the second's note")
+    until(lambda: stores[0].check(["came/node/1"]), 10, "the second's note")
     group.made = True
-    del store
+    stores.clear()
     assert settled(following) is None
 
 

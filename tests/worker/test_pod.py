@@ -100,6 +100,15 @@ def test_output_goes_on_where_the_log_cannot_be_written(tmp_path: Path) -> None:
     assert "No space left on device" in (tmp_path / "message").read_text()
 
 
+def test_several_pods_without_a_shared_volume_are_refused(tmp_path: Path) -> None:
+    own = {"FT_NODES": "2", "FT_TERMINATION_LOG": str(tmp_path / "message")}
+    words = [sys.executable, "-m", "ft_assets.worker.pod", "sft_adapter", "s3://bucket/runs/1/sft_adapter/request.json"]
+    done = subprocess.run(words, env={**os.environ, **own}, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "2 pods, and no shared volume" in done.stdout
+    assert (tmp_path / "message").read_text() == done.stdout.strip()
+
+
 def unshared() -> tuple[str, ...]:
     words = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
     try:
