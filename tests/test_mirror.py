@@ -116,7 +116,7 @@ def test_once_the_artifact_is_made_nothing_partial_stays(url, bucket, tmp_path):
 
 def test_a_request_that_is_not_there_is_named(bucket, tmp_path):
     with (
-        pytest.raises(FineTuneError, match="runs/none/request.json: not there"),
+        pytest.raises(FineTuneError, match=r"runs/none/request\.json: not there"),
         mirrored(bucket.url("runs/none/request.json")),
     ):
         pass

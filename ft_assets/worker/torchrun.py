@@ -146,7 +146,7 @@ def run_ranks(where: list[str], stage: str, request: str, logs: Path) -> int:
         )
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        print(f"rank {rank} failed first", file=sys.stderr)
+        print(f"rank {rank} failed first: {failure.message}", file=sys.stderr)
         return 128 - failure.exitcode if failure.exitcode < 0 else failure.exitcode
     return 0
 
