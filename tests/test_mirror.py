@@ -124,7 +124,7 @@ def test_a_request_that_is_not_there_is_named(bucket, tmp_path):
 
 @pytest.fixture
 def school(tmp_path: Path, tiny_base: Path) -> Splitter:
-    return prepare(tmp_path / "made", tiny_base, 40)
+    return prepare(tmp_path / "made", tiny_base, 300)
 
 
 class InBucket(Job):
@@ -138,6 +138,9 @@ class InBucket(Job):
     def attempt(self, local: Path) -> Any:
         put(self.bucket, self.request, local)
         return self.start(0, self.bucket.url(f"{RUN}/request.json"))
+
+    def made(self) -> bool:
+        return self.bucket.other.exists(f"{self.bucket.name}/store/artifacts/sft_adapter/{self.stage.fingerprint}")
 
     def kept(self) -> list[str]:
         self.bucket.other.invalidate_cache()
@@ -157,6 +160,7 @@ def test_a_killed_training_goes_on_in_a_fresh_pod_to_the_same_bits(
         pod = job.attempt(tmp_path / "first")
         until(job.kept, 240, f"a checkpoint in the bucket\n{job.said()}")
         job.kill(pod)
+        assert not job.made(), "it ended before it was killed: this tests nothing"
         shutil.rmtree(tmp_path / "first")
         assert job.wait(job.attempt(tmp_path / "second")) == 0, job.said()
     finally:
