@@ -33,12 +33,12 @@ def put(bucket: Bucket, body: dict[str, Any], local: Path) -> None:
     bucket.put(f"{RUN}/request.json", json.dumps({**body, "store": store, "progress": "elsewhere"}))
 
 
-def save(scratch: Path, step: int, signed: bool = True) -> Path:
+def save(scratch: Path, step: int, signed: bool = True, best: int | None = None) -> Path:
     checkpoint = scratch / "checkpoints" / f"checkpoint-{step}"
     (checkpoint / "deep").mkdir(parents=True)
     (checkpoint / "deep" / "optimizer.pt").write_bytes(b"state" * step)
     if signed:
-        sign(checkpoint, "float32", 1.0, WORLD)
+        sign(checkpoint, "float32", 1.0, WORLD, None if best is None or best > step else best)
     return checkpoint
 
 
@@ -46,6 +46,18 @@ def kept(bucket: Bucket) -> set[str]:
     root = f"{bucket.name}/store/.scratch/{'f' * 64}"
     bucket.other.invalidate_cache()
     return {path[len(root) + 1 :] for path in bucket.other.find(root)} if bucket.other.exists(root) else set()
+
+
+def steps(bucket: Bucket) -> set[int]:
+    return {int(name.split("-")[1].split("/")[0]) for name in kept(bucket) if name.endswith(SIGNATURE)}
+
+
+def kept_5_and_10(url: str) -> Path:
+    one = Mirror(url)
+    for step in (5, 10):
+        save(one.scratch, step)
+        one.push()
+    return one.scratch
 
 
 def test_what_the_worker_says_lies_in_the_bucket_and_the_next_pod_goes_on_with_it(url, bucket, tmp_path):
@@ -69,35 +81,44 @@ def test_a_long_log_is_kept_to_its_end_alone(url, bucket, monkeypatch):
 
 
 def test_signed_checkpoints_are_kept_and_found_whole_by_a_fresh_pod(url, bucket, tmp_path):
+    scratch = kept_5_and_10(url)
+    save(scratch, 15, signed=False)
     with mirrored(url):
-        scratch = tmp_path / "pod" / ".scratch" / ("f" * 64)
-        save(scratch, 5)
-        save(scratch, 10)
-        save(scratch, 15, signed=False)
-    assert {name.split("/")[1] for name in kept(bucket)} == {"checkpoint-5", "checkpoint-10"}
+        pass
+    assert steps(bucket) == {5, 10}
     shutil.rmtree(tmp_path / "pod")
     with mirrored(url):
         assert newest(scratch / "checkpoints", WORLD, print).step == 10
 
 
-def test_rotated_ones_go_from_the_bucket_once_a_newer_one_is_there(url, bucket):
+def test_the_newest_the_one_before_and_the_best_stay(url, bucket):
     one = Mirror(url)
-    first = save(one.scratch, 5)
+    for step in (5, 10, 15, 20):
+        save(one.scratch, step, best=10)
+        one.push()
+    assert steps(bucket) == {10, 15, 20}
+
+
+def test_one_that_is_rotated_away_while_it_is_uploaded_arrives_whole(url, bucket, monkeypatch):
+    one = Mirror(url)
+    checkpoint = save(one.scratch, 5)
+    put_file = one.store.fs.put_file
+
+    def rotated(*words):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        put_file(*words)
+
+    monkeypatch.setattr(one.store.fs, "put_file", rotated)
     one.push()
-    shutil.rmtree(first)
-    one.push()
-    assert {name.split("/")[1] for name in kept(bucket)} == {"checkpoint-5"}
-    save(one.scratch, 10)
-    one.push()
-    assert {name.split("/")[1] for name in kept(bucket)} == {"checkpoint-10"}
+    monkeypatch.undo()
+    assert steps(bucket) == {5}
+    Mirror(url).restore()
+    assert newest(checkpoint.parent, WORLD, print).step == 5
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut short"])
 def test_a_copy_that_is_not_whole_is_passed_over(url, bucket, tmp_path, damage):
-    with mirrored(url):
-        scratch = tmp_path / "pod" / ".scratch" / ("f" * 64)
-        save(scratch, 5)
-        save(scratch, 10)
+    scratch = kept_5_and_10(url)
     at = f"store/.scratch/{'f' * 64}/checkpoints/checkpoint-10"
     bucket.put(f"{at}/deep/optimizer.pt", "planted") if damage == "changed" else bucket.delete(f"{at}/{SIGNATURE}")
     shutil.rmtree(tmp_path / "pod")

@@ -85,6 +85,17 @@ def test_a_pod_that_does_not_come_is_named_within_the_bound(job: Start) -> None:
     assert f"pod 0 of 2 (127.0.0.1:{other.port}) did not answer within 2 s" in other.message(1).read_text()
 
 
+def test_the_termination_message_ends_with_what_the_rank_said_that_failed_first(job: Start) -> None:
+    two = job()
+    two.request["execution"]["placement"]["processes"] = 3
+    two.path.write_text(json.dumps(two.request))
+    assert two.run() == [2, 2], two.said()
+    for index in range(2):
+        message = two.message(index).read_text()
+        assert "FineTuneError: the plan wants 3 processes, 2 came" in message
+        assert message.endswith(f"rank {index} failed first")
+
+
 @pytest.mark.parametrize("asked", [(0, 1), (1,)])
 def test_sigterm_writes_a_checkpoint_and_the_next_pods_go_on_to_the_same_bits(
     job: Start, plain: bytes, asked: tuple[int, ...]
@@ -112,7 +123,7 @@ def test_a_pod_that_is_lost_ends_the_other_and_the_next_pods_go_on_to_the_same_b
     until(lambda: len(two.steps()) >= 7, 240, "seven steps")
     two.kill(pods[victim])
     assert two.wait(pods[1 - victim], 60) == 1, two.said()
-    assert "failed first: " in two.message(1 - victim).read_text()
+    assert two.message(1 - victim).read_text().endswith(f"rank {1 - victim} failed first")
     assert two.run() == [0, 0], two.said()
     assert any(note["note"].startswith("resuming from step") for note in two.notes())
     assert two.weights() == plain

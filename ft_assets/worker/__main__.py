@@ -69,9 +69,7 @@ def noted(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 
 def note_failure(text: str) -> None:
-    """Tells torchrun what this rank failed of, in the form it reads; the rank that failed first is quoted at the end, below
-    what the others say when they are left alone.
-    """
+    """Tells torchrun what this rank failed of, in the form it reads."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path is None:
         return

@@ -34,7 +34,7 @@ def main(processes: str, stage: str, request: str, *where: str) -> int:
     stop_with_grace(job.execution["grace_seconds"])
     die_with_parent(signal.SIGTERM)
     seconds = job.execution.get("meet_seconds", MEET_SECONDS)
-    run = partial(run_ranks, [*group.torchrun(), "--nproc-per-node", processes], stage, request)
+    run = partial(run_ranks, int(processes), group, stage, request)
     try:
         return follow_first(job, group, seconds, run) if group.index else lead(job, group, seconds, run)
     except (FineTuneError, NodeMissing) as error:
@@ -117,10 +117,10 @@ def stop_with_grace(seconds: float) -> None:
     signal.signal(signal.SIGALRM, kill)
 
 
-def run_ranks(where: list[str], stage: str, request: str, logs: Path) -> int:
-    """Runs this node's ranks to their end; the exit code is that of the first rank that failed, which has said why itself.
+def run_ranks(processes: int, group: Nodes, stage: str, request: str, logs: Path) -> int:
+    """Runs this node's ranks to their end; the exit code is that of the first rank that failed.
 
-    ``where`` are torchrun's options that say how many there are; ``logs`` is a folder for torchrun's own notes. It would make one in the system's temporary folder and leave it there.
+    It has said why itself, but of several it is quoted below what the others said when they were left alone. ``logs`` is a folder for torchrun's own notes. It would make one in the system's temporary folder and leave it there.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -129,7 +129,9 @@ def run_ranks(where: list[str], stage: str, request: str, logs: Path) -> int:
     try:
         torchrun(
             [
-                *where,
+                *group.torchrun(),
+                "--nproc-per-node",
+                str(processes),
                 "--max-restarts",
                 "0",
                 "--signals-to-handle",
@@ -146,7 +148,9 @@ def run_ranks(where: list[str], stage: str, request: str, logs: Path) -> int:
         )
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        print(f"rank {rank} failed first: {failure.message}", file=sys.stderr)
+        if processes > 1 or failure.exitcode < 0:
+            print(failure.message, file=sys.stderr)
+        print(f"rank {rank} failed first", file=sys.stderr)
         return 128 - failure.exitcode if failure.exitcode < 0 else failure.exitcode
     return 0
 
