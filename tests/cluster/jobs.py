@@ -257,7 +257,7 @@ class JobController:
             there = {index_of(pod) for pod in pods.active} | self._succeeded_indexes(job, pods) | record.failed_indexes
             if spec["podReplacementPolicy"] == "Failed":
                 there |= {index_of(pod) for pod in pods.terminating}
-            places = [n for n in range(spec["completions"]) if n not in there][:lack]
+            places = [*[n for n in range(spec["completions"]) if n not in there][:lack]]
         for made, index in enumerate(places):
             body = new_pod(job, index, record.index_failures)
             try:

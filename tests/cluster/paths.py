@@ -36,14 +36,9 @@ def discovery(path: str) -> Object | None:
     path = path.rstrip("/")
     groups: dict[str, str] = {kind.group: kind.version for kind in KINDS if kind.group}
     if path == "/version":
-        version = {"major": "1", "minor": "36", "gitVersion": "v1.36.0", "platform": "linux/amd64", "compiler": "gc"}
-        return {
-            **version,
-            "gitCommit": "",
-            "gitTreeState": "clean",
-            "buildDate": clock.stamp(START),
-            "goVersion": "go1.25",
-        }
+        told = {"major": "1", "minor": "36", "gitVersion": "v1.36.0", "platform": "linux/amd64", "compiler": "gc"}
+        built = {"gitCommit": "", "gitTreeState": "clean", "buildDate": clock.stamp(START), "goVersion": "go1.25"}
+        return told | built
     if path == "/api":
         return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
     if path == "/apis":

@@ -43,15 +43,12 @@ def told(change: Change, target: Target, matches: Any) -> Object | None:
     before = change.before is not None and matches(change.before)
     if now:
         return {"type": "MODIFIED" if before else "ADDED", "object": change.object}
-    if not before:
+    if not before or change.before is None:
         return None
-    version = change.object["metadata"]["resourceVersion"]
-    last = (
-        change.object
-        if change.type == "DELETED"
-        else {**change.before, "metadata": {**change.before["metadata"], "resourceVersion": version}}
-    )  # type: ignore[dict-item, index]
-    return {"type": "DELETED", "object": last}
+    if change.type == "DELETED":
+        return {"type": "DELETED", "object": change.object}
+    meta = {**change.before["metadata"], "resourceVersion": change.object["metadata"]["resourceVersion"]}
+    return {"type": "DELETED", "object": {**change.before, "metadata": meta}}
 
 
 def bookmark(kind: Kind, version: int) -> Object:
