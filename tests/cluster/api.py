@@ -71,7 +71,7 @@ class Api:
                 f" ({meta['namespace']} != {namespace})"
             )
         if meta.get("resourceVersion"):
-            raise bad_request("resourceVersion should not be set on objects to be created")
+            raise ApiError(500, "", "resourceVersion should not be set on objects to be created")
         self._name(kind, namespace, meta)
         if kind.kind in ("Job", "Pod", "Service", "JobSet", "PersistentVolumeClaim"):
             made.setdefault("spec", {})

@@ -110,7 +110,8 @@ class Core:
         counted = getattr(self, "_counted", None)
         server = Server(self.store, self.api, self.loop, self.pods, self.access, self.faults, self._port)
         if counted is not None:
-            server.requests = counted
+            server.requests, server.absent = counted, self._absent
+        self._absent = server.absent
         self._server, self._counted, self._port = server, server.requests, server.server_address[1]
         threading.Thread(target=server.serve_forever, args=(0.02,), name="API server", daemon=True).start()
 
@@ -128,6 +129,10 @@ class Core:
     def requests(self) -> dict[tuple[str, str], int]:
         """How often each verb was asked of each resource, ``("watch", "pods")`` say."""
         return dict(self._counted)
+
+    def uninstall(self, kind: Kind) -> None:
+        """Its API group was never installed here: JobSet's, say."""
+        self._absent.add((kind.group, kind.version))
 
     def forget_requests(self) -> None:
         self._counted.clear()
