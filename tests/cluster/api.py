@@ -84,8 +84,9 @@ class Api:
         if causes:
             raise invalid(kind, meta.get("name", ""), causes)
         options.warnings += admit(self._store, kind, made)
-        if self._store.get(kind, namespace, meta["name"]):
-            raise already_exists(kind, meta["name"])
+        there = self._store.get(kind, namespace, meta["name"])
+        if there is not None:
+            raise already_exists(kind, meta["name"], "deletionTimestamp" in there["metadata"])
         return made if options.dry else self._store.add(kind, made)
 
     def _name(self, kind: Kind, namespace: str, meta: Object) -> None:

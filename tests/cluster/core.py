@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
 TICK_SECONDS = 0.05
+THREADS_SECONDS = 0.005
 
 
 class Core:
@@ -183,6 +184,14 @@ class Core:
                 self.loop.settle()
             self.clock.now = until
             self.store.changed.notify_all()
+
+    def advance_until(self, condition: Callable[[], object], seconds: float, what: str, step: float = 1.0) -> None:
+        """Lets time pass in steps, with other threads acting in between, until the condition holds; fails after so long."""
+        until = self.clock.now + seconds
+        while not condition():
+            assert self.clock.now < until, f"{what} did not happen within {seconds} s of the cluster's time"
+            self.advance(step)
+            time.sleep(THREADS_SECONDS)
 
     @contextmanager
     def running_clock(self, speed: float = 1.0) -> Iterator[None]:

@@ -95,8 +95,9 @@ def not_found(kind: Kind, name: str) -> ApiError:
     return ApiError(404, "NotFound", f'{kind.qualified} "{name}" not found', _details(kind, name))
 
 
-def already_exists(kind: Kind, name: str) -> ApiError:
-    return ApiError(409, "AlreadyExists", f'{kind.qualified} "{name}" already exists', _details(kind, name))
+def already_exists(kind: Kind, name: str, dying: bool) -> ApiError:
+    text = f'{kind.qualified} "{name}" already exists'
+    return ApiError(409, "AlreadyExists", f"object is being deleted: {text}" if dying else text, _details(kind, name))
 
 
 def conflict(kind: Kind, name: str, why: str = "") -> ApiError:

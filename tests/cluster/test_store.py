@@ -228,6 +228,8 @@ def test_foreground_keeps_the_job_until_its_pods_are_gone(cluster: Cluster, batc
     cluster.lose_node("n")
     batch.delete_namespaced_job("a", SPACE, propagation_policy="Foreground")
     held = batch.read_namespaced_job("a", SPACE)
+    again = refused(batch.create_namespaced_job, SPACE, job("a"))[1]["message"]
+    assert again == 'object is being deleted: jobs.batch "a" already exists'
     assert held.metadata.finalizers == ["foregroundDeletion"]
     assert held.metadata.deletion_timestamp is not None
     cluster.advance(3600)

@@ -9,7 +9,7 @@ from cluster.store import Change, Store, key_of
 
 
 def first_events(store: Store, target: Target, query: dict[str, str], matches: Any) -> Iterator[Object]:
-    """The present objects when no version is given, or an error when it is too old."""
+    """The present objects when no version is given, or an error when it is none yet."""
     version = query.get("resourceVersion") or "0"
     if not version.isdigit():
         raise bad_request(f"invalid resource version {version!r}")
@@ -17,8 +17,6 @@ def first_events(store: Store, target: Target, query: dict[str, str], matches: A
         for made in store.all(target.kind, target.namespace):
             if _named(made, target) and matches(made):
                 yield {"type": "ADDED", "object": made}
-    elif int(version) < store.compacted:
-        yield too_old(int(version), store.version)
     elif int(version) > store.version:
         error = ApiError(504, "Timeout", f"Timeout: Too large resource version: {version}, current: {store.version}")
         yield {"type": "ERROR", "object": error.status()}
