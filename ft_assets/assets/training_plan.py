@@ -7,7 +7,8 @@ import dagster as dg
 from ft_assets.assets.making import make_here, recipe_run
 from ft_assets.core.artifact import Staging
 from ft_assets.core.lineage import CODE_VERSIONS
-from ft_assets.core.plan import GIB, as_json
+from ft_assets.core.memory import GIB
+from ft_assets.core.plan import as_json
 from ft_assets.core.recipe_run import plans
 from resources.catalog import CatalogResource
 from resources.store import StoreResource

@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from ft_assets.core.plan import GIB, MARGIN
+from ft_assets.core.memory import GIB
+from ft_assets.core.plan import MARGIN
 
 
 def memory_advice(placement: dict[str, Any], memory_gib: float) -> str:

@@ -9,7 +9,8 @@ from ft_assets.core.artifact import Artifact, ArtifactStore
 from ft_assets.core.batches import BatchState, recipe_batches
 from ft_assets.core.errors import MissingInput
 from ft_assets.core.lineage import Inputs, Stage, base_stage, model_stages
-from ft_assets.core.plan import StagePlan, as_json, plan_recipe, read_shape
+from ft_assets.core.plan import StagePlan, as_json, plan_recipe
+from ft_assets.core.shape import read_shape
 from ft_assets.recipes.base import base_identity
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.schema import Recipe

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from ft_assets.core.advice import memory_advice
-from ft_assets.core.plan import GIB, MARGIN, WORKER_BYTES
+from ft_assets.core.memory import GIB, WORKER_BYTES
+from ft_assets.core.plan import MARGIN
 
 FIXED = WORKER_BYTES + 200_000_000
 ROW = 50_000_000
