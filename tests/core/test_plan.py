@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.memory import GIB
-from ft_assets.core.plan import MARGIN, plan_recipe, training_steps
+from ft_assets.core.placements import MARGIN
+from ft_assets.core.plan import plan_recipe
 from ft_assets.core.shape import Shape
+from ft_assets.core.training_time import training_steps
 from ft_assets.recipes.load import SHIPPED
 from ft_assets.recipes.schema import Recipe
 from ft_assets.recipes.training import Training
@@ -114,10 +116,7 @@ def test_a_plan_that_does_not_fit_is_refused_and_the_memory_it_names_does(stage,
 
     with pytest.raises(FineTuneError, match=f"^{stage}: one row of 200 tokens") as raised:
         planned(memory_gib)
-    text = str(raised.value)
-    assert "data.max_length" in text
-    assert "base_model" in text
-    enough = int(re.search(r"hardware\.memory_gib: (\d+)", text).group(1))
+    enough = int(re.search(r"hardware\.memory_gib: (\d+)", str(raised.value)).group(1))
     assert [plan.stage for plan in planned(enough)] == [stage]
 
 
