@@ -39,8 +39,10 @@ def test_the_memory_named_gives_the_next_smaller_micro_batch_and_no_larger_one(
     assert "hardware.memory_gib 8" in text
 
 
-@pytest.mark.parametrize(("gpu", "name"), [("", "hardware.memory_gib"), ("h100", "memory_gib of h100 in hardware.gpus")])
+@pytest.mark.parametrize(
+    ("gpu", "name"), [("", "hardware.memory_gib"), ("h100", "memory_gib of h100 in hardware.gpus")]
+)
 def test_with_one_row_at_a_time_the_memory_named_allows_less_than_this_placement_wants(gpu: str, name: str) -> None:
     text = memory_advice({**placement(1, 8), "gpu": gpu}, 8.0)
     named = float(re.search(rf"Set {name}: ([\d.]+)", text)[1])
-    assert FIXED + 0.99 * ROW < named * GIB * MARGIN < FIXED + ROW
+    assert FIXED + 0.7 * ROW < named * GIB * MARGIN < FIXED + ROW
