@@ -12,18 +12,37 @@ from ft_assets.core.errors import FineTuneError
 
 MAX_HEADER_BYTES = 100 * 2**20
 OF_A_LAYER = re.compile(r"(^|\.)(layers?|albert_layers)\.\d+\.")
-DISTILBERT = {"hidden_size": "dim", "num_hidden_layers": "n_layers"}  # its own names for what others call so
+# Its own names for what others call so.
+DISTILBERT = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+}
+HEAD = re.compile(r"^(lm_head|embed_out|output)\.")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the plan needs to know of a model. ``linear`` holds (out, in) of each linear weight by its name."""
+    """What the plan needs to know of a model.
+
+    ``linear`` holds (out, in) of each linear weight of a layer by its name; ``query`` and ``key_value`` are the widths of all
+    heads together; ``gated``: the feed-forward part multiplies two inner states of width ``intermediate`` (SwiGLU), and does
+    not pass on one; ``head`` is the parameters of a language model's head that has its own; ``file_bytes`` are those on disk.
+    """
 
     parameters: int
     hidden: int
     layers: int
     vocabulary: int
     linear: dict[str, tuple[int, int]]
+    intermediate: int = 0
+    heads: int = 1
+    query: int = 0
+    key_value: int = 0
+    gated: bool = True
+    head: int = 0
+    file_bytes: int = 0
 
 
 def read_safetensors_header(path: Path) -> dict[str, Any]:
@@ -69,10 +88,22 @@ def read_shape(folder: Path) -> Shape:
         for name, entry in tensors.items()
         if len(entry["shape"]) == 2 and OF_A_LAYER.search(name)
     }
+    hidden, layers = int(in_config(config, "hidden_size")), int(in_config(config, "num_hidden_layers"))
+    inner = int(in_config(config, "intermediate_size") or 4 * hidden)
+    heads = int(in_config(config, "num_attention_heads") or 1)
+    width = int(in_config(config, "head_dim") or hidden // heads)
+    widened = sum(out for out, given in linear.values() if given == hidden and out in (inner, 2 * inner))
     return Shape(
-        sum(math.prod(entry["shape"]) for entry in tensors.values()),
-        int(in_config(config, "hidden_size")),
-        int(in_config(config, "num_hidden_layers")),
-        int(config["vocab_size"]),
-        linear,
+        parameters=sum(math.prod(entry["shape"]) for entry in tensors.values()),
+        hidden=hidden,
+        layers=layers,
+        vocabulary=int(config["vocab_size"]),
+        linear=linear,
+        intermediate=inner,
+        heads=heads,
+        query=heads * width,
+        key_value=int(in_config(config, "num_key_value_heads") or heads) * width,
+        gated=widened >= 2 * inner * layers,
+        head=sum(math.prod(entry["shape"]) for name, entry in tensors.items() if HEAD.match(name)),
+        file_bytes=sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in tensors.values()),
     )
