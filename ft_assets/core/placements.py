@@ -239,9 +239,11 @@ def options(task: Task) -> tuple[list[Option], list[str]]:
 def fits(task: Task) -> bool:
     """Whether some option does."""
     return any(
-        not uneven(task, offer) and not _misfit(task, offer, layout, _memory(task, layout))
+        not _misfit(task, offer, sized, _memory(task, sized))
         for offer in offers(task.recipe.hardware, task.device, task.at_once)
+        if not uneven(task, offer)
         for layout in layouts(task, offer)
+        for sized in (replace(layout, micro_batch=size) for size in _sizes(task, offer))
     )
 
 
@@ -263,30 +265,29 @@ def _memory(task: Task, layout: Layout) -> Memory:
 
 
 def _option(task: Task, offer: Offer, layout: Layout) -> Option:
+    """With the largest micro-batch that fits. All are tried: one that leaves nothing to accumulate may want less than a smaller."""
     per_process = task.settings.global_batch_size // offer.processes
-    sizes = [size for size in _divisors(per_process) if size >= task.least_micro_batch]
-    layout = replace(layout, micro_batch=sizes[0])
-    memory = _memory(task, layout)
-    misfit = _misfit(task, offer, layout, memory)
-    low, high = 0, len(sizes)
-    while not misfit and high - low > 1:
-        middle = (low + high) // 2
-        larger = replace(layout, micro_batch=sizes[middle])
-        if _misfit(task, offer, larger, _memory(task, larger)):
-            high = middle
-        else:
-            low = middle
-    layout = replace(layout, micro_batch=sizes[low])
+    for size in reversed(_sizes(task, offer)):
+        layout = replace(layout, micro_batch=size)
+        memory = _memory(task, layout)
+        if not (misfit := _misfit(task, offer, layout, memory)):
+            break
     seconds = stage_seconds(task.recipe, task.name, task.shape, task.rows, layout, offer.bf16_tflops)
     return Option(
         offer=offer,
         layout=layout,
-        accumulation=per_process // sizes[low],
-        memory=_memory(task, layout),
+        accumulation=per_process // layout.micro_batch,
+        memory=memory,
         seconds=round(seconds, 1),
         cost_usd=round(seconds / 3600 * offer.usd_per_hour, 6),
         misfit=misfit,
     )
+
+
+def _sizes(task: Task, offer: Offer) -> list[int]:
+    """Micro-batches that divide a process's share of the batch."""
+    per_process = task.settings.global_batch_size // offer.processes
+    return [size for size in _divisors(per_process) if size >= task.least_micro_batch]
 
 
 @lru_cache

@@ -102,7 +102,7 @@ def brute_force(wanted, stage="sft"):
 
 
 @given(offered=gpus, batch=batches, adapter=st.sampled_from(ADAPTERS))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_the_cheapest_that_fits_is_chosen(offered, batch, adapter):
     wanted = recipe(batch=batch, adapter=adapter, gpus=offered)
     costs = list(brute_force(wanted))
@@ -127,7 +127,7 @@ def cost(wanted):
 
 
 @given(offered=gpus, more=st.floats(1, 3), batch=batches, adapter=st.sampled_from(ADAPTERS))
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 def test_more_memory_never_costs_more(offered, more, batch, adapter):
     def with_memory(factor):
         larger = [entry | {key: factor * entry[key] for key in ("memory_gib", "node_memory_gib")} for entry in offered]
@@ -137,7 +137,7 @@ def test_more_memory_never_costs_more(offered, more, batch, adapter):
 
 
 @given(offered=gpus, another=gpus)
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 def test_one_more_offer_never_costs_more(offered, another):
     more = [*offered, {**another[0], "name": "another"}]
     assert cost(recipe(gpus=more)) <= cost(recipe(gpus=offered)) + 1e-6
@@ -158,7 +158,7 @@ def test_one_more_offer_never_costs_more(offered, another):
     stage=st.sampled_from(["sft", "policy"]),
     gpu_offered=st.booleans(),
 )
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 def test_each_change_that_a_refusal_names_fits_when_it_is_made(memory_gib, adapter, fixed, stage, gpu_offered):
     hardware = {"gpus": [gpu("small", memory_gib, counts=[1, 2])]} if gpu_offered else {"memory_gib": memory_gib}
     wanted = recipe(("sft", stage), adapter=adapter, **hardware, **fixed)

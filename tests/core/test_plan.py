@@ -45,7 +45,7 @@ def with_batch(size, **hardware):
 
 
 @given(per_process=st.integers(1, 64), memory_gib=st.floats(3, 200), processes=st.integers(1, 8))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_every_row_of_a_global_batch_is_seen_once_per_step(per_process, memory_gib, processes):
     for plan in plan_recipe(
         with_batch(per_process * processes, memory_gib=memory_gib, processes=processes), SMALL, SPLITS, "cpu"
@@ -55,7 +55,7 @@ def test_every_row_of_a_global_batch_is_seen_once_per_step(per_process, memory_g
 
 
 @given(memory_gib=st.floats(3, 200), device=st.sampled_from(["cpu", "cuda"]))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_what_is_planned_fits(memory_gib, device):
     for plan in plan_recipe(with_batch(64, memory_gib=memory_gib), SMALL, SPLITS, device):
         assert (
@@ -87,15 +87,6 @@ def test_longer_rows_want_more_memory():
         strict=True,
     ):
         assert longer.peak_bytes > short.peak_bytes
-
-
-def test_pairs_want_twice_the_activations():
-    by_stage = {plan.stage: plan for plan in plan_recipe(with_batch(1), SMALL, SPLITS, "cpu")}
-    assert (
-        by_stage["reward"].activations_bytes
-        == by_stage["policy"].activations_bytes
-        == 2 * by_stage["sft"].activations_bytes
-    )
 
 
 def test_only_the_stages_of_the_recipe_are_planned():
