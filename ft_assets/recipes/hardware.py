@@ -55,8 +55,8 @@ class Hardware(Strict):
     """Execution only: nothing here changes a fingerprint. Memory in GiB, price in US dollars per hour.
 
     ``dtype`` is what a model computes in; ``auto`` takes what the chip is fast in. A checkpoint is written every
-    ``checkpoint_every_steps`` or ``checkpoint_every_minutes``; where neither is given, every 10 steps, or less often where
-    saving would take more than 3% of the time. The last ``keep_checkpoints`` stay.
+    ``checkpoint_every_steps`` or ``checkpoint_every_minutes``; where neither is given, as often as loses least to a kill
+    every 100 steps, or less often where saving would take more than 3% of the time. The last ``keep_checkpoints`` stay.
     ``deepspeed`` is merged into the configuration that is made from the rest, for what DeepSpeed can do and has no field here.
     ``parallel_trials`` of a sweep train at once, each with the memory and the processes given here.
     With ``gpus`` the plan chooses the type and number of GPUs for each stage, and ``processes``, ``nodes``, ``memory_gib`` and
