@@ -237,13 +237,15 @@ def options(task: Task) -> tuple[list[Option], list[str]]:
 
 
 def fits(task: Task) -> bool:
-    """Whether some option does."""
+    """Whether some option does: one with the smallest micro-batch, or with the largest, which accumulates nothing."""
     return any(
         not _misfit(task, offer, sized, _memory(task, sized))
         for offer in offers(task.recipe.hardware, task.device, task.at_once)
         if not uneven(task, offer)
         for layout in layouts(task, offer)
-        for sized in (replace(layout, micro_batch=size) for size in _sizes(task, offer))
+        for sized in (
+            replace(layout, micro_batch=size) for size in {*_sizes(task, offer)[:1], *_sizes(task, offer)[-1:]}
+        )
     )
 
 
