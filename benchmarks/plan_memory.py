@@ -2,7 +2,7 @@
 
 A grid of methods, stages and sizes: Llama shapes with random weights, rows of random tokens, three steps each, in the worker as the
 launcher starts it. Compared is what is above an idle worker's: resident memory at its peak, less what was resident when the
-libraries were imported and nothing was loaded, against the plan's peak without its overhead.
+libraries were imported and nothing was loaded, against the plan's peak without an idle worker's.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.gpu_shapes import Shape
 from benchmarks.memory_runs import Case, prepare, write_base
 from ft_assets.core.artifact import ArtifactStore
+from ft_assets.core.memory import WORKER_BYTES
 from resources.launcher import worker_command, worker_environment
 
 WIDE = Shape("wide", 1024, 2816, 6, 16, 4, 8192, True)
@@ -41,6 +42,7 @@ GRID = (
     Case(SLIM, "lora"),
 )
 BAR, UNDER = 0.10, -0.03
+THREADS = 2
 
 
 @dataclass
@@ -102,7 +104,7 @@ def measure(case: Case, folder: Path) -> Row:
         )
         done = subprocess.run(
             worker_command(job.stage, request, 1),
-            env={**os.environ, **worker_environment(1, None), "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, **worker_environment(1, THREADS), "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -112,7 +114,7 @@ def measure(case: Case, folder: Path) -> Row:
             raise RuntimeError(f"{case.name}: the worker ended with {done.returncode}\n{done.stderr[-3000:]}")
         predicted = case.predicted(base)
         peak, idle = (int(made.metrics[f"measured_{name}_bytes"]) for name in ("peak", "idle"))
-    return Row(case.name, predicted.peak - predicted.overhead, peak - idle, idle)
+    return Row(case.name, predicted.peak - WORKER_BYTES, peak - idle, idle)
 
 
 if __name__ == "__main__":

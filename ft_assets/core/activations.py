@@ -80,6 +80,13 @@ def _inputs(shape: Shape, adapter: Adapter, names: list[str], compute: Compute) 
     return width * low_rank + shared
 
 
+def identity_bytes(shape: Shape, adapter: Adapter, names: list[str], compute: Compute) -> int:
+    """Of all layers: PEFT's DoRA runs an identity matrix through each adapter for the norm of its weight, and keeps it."""
+    if not (isinstance(adapter, Lora) and adapter.method == "dora"):
+        return 0
+    return (4 if compute.device == "cpu" else compute.width) * sum(shape.linear[name][1] ** 2 for name in names)
+
+
 def outer_bytes(shape: Shape, adapter: Adapter, compute: Compute) -> float:
     """Kept outside the layers, per token: the last norm's input in float32 and its output, which the head reads and copies."""
     whole = 4 * shape.hidden if isinstance(adapter, Full) and not compute.liger else 0

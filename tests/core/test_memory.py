@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ft_assets.core.activations import Compute, layer_bytes
-from ft_assets.core.memory import GIB, Layout, stage_memory
+from ft_assets.core.memory import GIB, WORKER_BYTES, Layout, stage_memory
 from ft_assets.core.shape import Shape
 from ft_assets.recipes.load import SHIPPED
 from ft_assets.recipes.schema import Recipe
@@ -164,7 +164,6 @@ MORE = {
     "accumulated gradients": ({"adapter": FULL, "global_batch_size": 8}, {"adapter": FULL}),
     "a copy of DDP's": ({"adapter": FULL, "layout": replace(ONE, processes=2), "global_batch_size": 4}, {"adapter": FULL}),
     "without Liger": ({}, {"layout": replace(ONE, liger=True)}),
-    "a CPU, which folds scores in torch": ({"layout": CPU}, {}),
     "longer answers": (
         {"adapter": LORA, "stage": "policy", "policy": {**policy("grpo"), "num_generations": 2}, "reward": True, "rows": {**ROWS, "longest": 300}},
         {"adapter": LORA, "stage": "policy", "policy": {**policy("grpo"), "num_generations": 2}, "reward": True},
@@ -176,6 +175,12 @@ MORE = {
 def test_more_is_held(case):
     more, less = MORE[case]
     assert memory(**{"adapter": LORA, **more}).peak > memory(**{"adapter": LORA, **less}).peak
+
+
+def test_a_cpu_folds_scores_in_torch_and_its_heap_has_holes():
+    cpu, gpu = (memory(LORA, layout) for layout in (CPU, ONE))
+    assert cpu.logits > gpu.logits
+    assert cpu.overhead - WORKER_BYTES > 0.2 * (cpu.activations + cpu.logits)
 
 
 def test_answers_are_written_with_keys_and_values_of_each_token_and_layer():

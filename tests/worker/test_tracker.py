@@ -122,13 +122,14 @@ def test_weights_gradients_and_states_of_a_whole_model_are_counted_to_the_byte()
     assert found["OPT"] == 8 * parameters + steps
 
 
-def test_the_tracker_counts_activations_as_the_formula_does():
+def test_the_tracker_counts_the_activations_of_the_formula_and_an_eighth_at_most_beside():
+    """It counts what a forward pass leaves behind, kept for the backward pass or not."""
     with FakeTensorMode():
         found = [
             tracked(model(Full(method="full"), torch.float32, layers))[0]["ACT"] for layers in (LAYERS, LAYERS + 1)
         ]
     expected = layer_bytes(shape(LAYERS), Full(method="full"), [], COMPUTE, TOKENS)
-    assert (found[1] - found[0]) / (ROWS * TOKENS) == pytest.approx(expected, rel=0.02)
+    assert expected <= (found[1] - found[0]) / (ROWS * TOKENS) <= 1.125 * expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
