@@ -77,6 +77,8 @@ class Case:
         }
         if self.stage == "policy":
             training |= {"method": self.policy, "beta": 0.1}
+        # A recipe has a stage that writes; this one is never run.
+        beside = {"policy": {**training, "method": "dpo", "beta": 0.1}} if self.stage == "reward" else {}
         role = "sft" if self.stage == "sft" else "preference"
         data = {"max_length": self.tokens, "overlong": "error", "split": {"validation": 0.0, "test": 0.0}}
         return Recipe.model_validate(
@@ -87,6 +89,7 @@ class Case:
                 "data": {**data, "packing": self.packing, role: ["rows"], "test": ["test"]},
                 "adapter": adapter,
                 self.stage: training,
+                **beside,
                 "evaluation": {"metric": "exact_match", "few_shot": 0, "max_new_tokens": 4},
                 "hardware": {"device": self.device, "dtype": self.dtype},
                 "publish": {"to": "nowhere"},

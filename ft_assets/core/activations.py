@@ -51,7 +51,8 @@ def layer_bytes(shape: Shape, adapter: Adapter, names: list[str], compute: Compu
     keys = shape.query if compute.masked else shape.key_value
     attention = width * (2 * shape.query + 2 * keys) + 4 * shape.heads + (width * tokens if compute.masked else 0)
     forward = width * inner * (1 if not shape.gated else 2 if compute.liger else 3)
-    norms = 2 * width * h if compute.liger else 8 * h  # its input, in float32
+    # Their inputs: Liger keeps the residual stream as it is, which autocast leaves in float32; transformers casts it.
+    norms = 2 * width * h if compute.liger and not compute.cast else 8 * h
     return norms + attention + forward + _inputs(shape, adapter, names, compute)
 
 
@@ -79,17 +80,34 @@ def _inputs(shape: Shape, adapter: Adapter, names: list[str], compute: Compute) 
     return width * low_rank + shared
 
 
+def identity_bytes(shape: Shape, adapter: Adapter, names: list[str], compute: Compute) -> int:
+    """Of all layers: PEFT's DoRA runs an identity matrix through each adapter for the norm of its weight, and keeps it."""
+    if not (isinstance(adapter, Lora) and adapter.method == "dora"):
+        return 0
+    return (4 if compute.device == "cpu" else compute.width) * sum(shape.linear[name][1] ** 2 for name in names)
+
+
 def outer_bytes(shape: Shape, adapter: Adapter, compute: Compute) -> float:
     """Kept outside the layers, per token: the last norm's input in float32 and its output, which the head reads and copies."""
     whole = 4 * shape.hidden if isinstance(adapter, Full) and not compute.liger else 0
     return 4 * shape.hidden + whole + 2 * compute.width * shape.hidden
 
 
-def step_bytes(shape: Shape, adapter: Adapter, names: list[str], compute: Compute) -> float:
+def step_bytes(shape: Shape, compute: Compute) -> float:
     """Of one layer's backward pass, per token, while all that was kept is still there: gradients of the two states that a gated
-    feed-forward part multiplies, and of the residual stream.
+    feed-forward part multiplies, and of the residual stream. Liger's kernel writes them where the states were.
     """
+    if compute.liger:
+        return 0
     return compute.width * shape.intermediate * (2 if shape.gated else 1) + 4 * shape.hidden
+
+
+def reference_bytes(shape: Shape, compute: Compute, adapted: bool) -> float:
+    """Of one layer of a reference, per token, which runs while all that the policy keeps is there. PEFT runs a copy of the adapter
+    step by step, with its output beside that of the weight and a scaled one.
+    """
+    inner = (3 if shape.gated else 2) + (2 if adapted else 0)
+    return compute.width * (inner * shape.intermediate + 3 * shape.hidden)
 
 
 def head_bytes(shape: Shape, compute: Compute, tokens: int, whole: bool) -> int:

@@ -13,7 +13,15 @@ import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ft_assets.core.activations import Compute, head_bytes, layer_bytes, outer_bytes, step_bytes
+from ft_assets.core.activations import (
+    Compute,
+    head_bytes,
+    identity_bytes,
+    layer_bytes,
+    outer_bytes,
+    reference_bytes,
+    step_bytes,
+)
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.shape import Shape
 from ft_assets.recipes.schema import Recipe
@@ -21,9 +29,13 @@ from ft_assets.recipes.training import Full, Lora, Policy, PromptTuning, Trainin
 
 GIB = 2**30
 # Resident memory of a worker on a CPU that has imported its libraries, and done nothing yet.
-WORKER_BYTES = int(0.9 * GIB)
-# Of a process on a GPU: the driver's context with the kernels that are loaded; with other processes, NCCL's buffers.
-CONTEXT_BYTES, NCCL_BYTES = int(0.55 * GIB), int(0.5 * GIB)
+WORKER_BYTES = 600_000_000
+# Of a worker on a CPU, beside: what is imported on the way, and what the allocator cannot give again. The launcher has glibc keep
+# freed memory in one heap, where large blocks no longer find room between small ones: so much of what comes and goes in a step.
+IMPORTED_BYTES, HEAP = 40_000_000, 0.22
+# Of a process on a GPU: the driver's context with the kernels that are loaded (0.81 GB measured on an H200 with CUDA 13) and
+# cuBLAS's workspace (0.07 GB); with other processes, NCCL's buffers.
+CONTEXT_BYTES, NCCL_BYTES = 880_000_000, int(0.5 * GIB)
 # Resident on the host of a worker that computes on a GPU.
 CUDA_WORKER_BYTES = int(3.5 * GIB)
 # What NVIDIA advises for several processes of one machine (NCCL user guide, troubleshooting, shared memory).
@@ -83,7 +95,7 @@ def stage_memory(recipe: Recipe, name: str, shape: Shape, rows: dict[str, int], 
     moments = [stage.at_backward(), stage.at_step(), stage.at_loading()]
     if stage.online:
         moments.append(stage.at_generation())
-    highest = max(moments, key=lambda moment: moment.peak)
+    highest = max((stage.in_heap(moment) for moment in moments), key=lambda moment: moment.peak)
     return replace(highest, host=stage.host(highest.peak), shm=stage.shm(), disk=stage.disk())
 
 
@@ -114,6 +126,11 @@ class _Stage:
     @property
     def online(self) -> bool:
         return isinstance(self.settings, Policy) and self.settings.online
+
+    @property
+    def compares(self) -> bool:
+        """Whether a policy is held to a reference."""
+        return isinstance(self.settings, Policy) and self.method != "orpo" and self.settings.beta > 0
 
     @property
     def full(self) -> bool:
@@ -200,17 +217,16 @@ class _Stage:
         )
 
     def _beside(self) -> int:
-        """Models beside the one that is trained: a whole reference in float32, or TRL's copy of an adapter that goes on; the
+        """Models beside the one that is trained: a whole reference in float32, or TRL's copy of the adapter; the
         reward model of an online policy.
         """
         if not isinstance(self.settings, Policy):
             return 0
         reward = (self.shape.parameters - self.shape.head) * self.compute.width if self.online else 0
-        if self.method == "orpo" or not self.settings.beta:
+        if not self.compares:
             return reward
-        goes_on = self.recipe.sft is not None or self.recipe.cpt is not None
         parts = self.layout.processes if self.layout.zero_stage == 3 else 1
-        return reward + (4 * self.parameters // parts if self.full else 4 * self.trained * goes_on)
+        return reward + 4 * (self.parameters // parts if self.full else self.trained)
 
     def _overhead(self) -> int:
         layout, t = self.layout, self.trained
@@ -229,8 +245,9 @@ class _Stage:
         states, shape, compute, adapter = self._states(), self.shape, self.compute, self.recipe.adapter
         layer = layer_bytes(shape, adapter, self.names, compute, self.longest)
         held = outer_bytes(shape, adapter, compute) + shape.layers * layer
-        moment = step_bytes(shape, adapter, self.names, compute) * self.tokens
+        moment = step_bytes(shape, compute) * self.tokens
         casts = 2 * sum(out * into for out, into in shape.linear.values()) if compute.cast else 0
+        casts += identity_bytes(shape, adapter, self.names, compute)
         if self.layout.activation_checkpointing:
             stream = 4 if compute.cast else compute.width
             held = outer_bytes(shape, adapter, compute) + shape.layers * stream * shape.hidden
@@ -238,6 +255,9 @@ class _Stage:
             casts = 0
         logits = 0 if self.scores else head_bytes(shape, compute, self.tokens, self.method == "orpo")
         moment += dequantized_bytes(self.recipe, shape, compute.width)
+        if self.compares:
+            again = 2 * sum(out * into for out, into in shape.linear.values()) if compute.cast else 0
+            moment = max(moment, reference_bytes(shape, compute, not self.full) * self.tokens + again)
         return replace(
             states,
             gradients=self._gradients_at_backward(states.gradients),
@@ -285,6 +305,13 @@ class _Stage:
             activations=tokens * (3 * shape.intermediate + 4 * shape.hidden) * width,
             logits=2 * 4 * answers * shape.vocabulary,
         )
+
+    def in_heap(self, moment: Memory) -> Memory:
+        """On a CPU, with what the allocator takes beside."""
+        if self.layout.device == "cuda":
+            return moment
+        passing = moment.gradients + moment.activations + moment.logits + moment.cache
+        return replace(moment, overhead=moment.overhead + IMPORTED_BYTES + int(HEAP * passing))
 
     def host(self, peak: int) -> int:
         """Memory of one node: the processes themselves, or what they load before a GPU has it, and what is offloaded."""

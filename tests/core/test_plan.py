@@ -89,6 +89,12 @@ def test_longer_rows_want_more_memory():
         assert longer.peak_bytes > short.peak_bytes
 
 
+def test_pairs_want_twice_the_activations():
+    by_stage = {plan.stage: plan for plan in plan_recipe(with_batch(1), SMALL, SPLITS, "cpu")}
+    assert by_stage["policy"].activations_bytes >= 2 * by_stage["sft"].activations_bytes
+    assert by_stage["reward"].activations_bytes < by_stage["policy"].activations_bytes  # no scores of words
+
+
 def test_only_the_stages_of_the_recipe_are_planned():
     document = {key: value for key, value in recipe().model_dump().items() if key not in ("cpt", "reward")}
     found = plan_recipe(Recipe.model_validate(document), SMALL, SPLITS, "cpu")
