@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.batches import RAW
 from ft_assets.core.lineage import raw_stage, validated_stage
+from ft_assets.core.memory import WORKER_BYTES
 from ft_assets.core.recipe_run import base_of, plans, stages_of
 from ft_assets.recipes.load import SHIPPED, load_catalog
 
@@ -185,12 +186,15 @@ def test_plan_wants_a_recipe(shop):
 
 def test_calibration_compares_what_was_predicted_with_what_was_measured(shop):
     assert "no finished training" in shop.ft("plan", "--calibration").stdout
+    idle = 400
     for number, (stage, predicted, measured, resumed) in enumerate(
-        [("sft_adapter", 110, 100, 0), ("policy", 90, 100, 7), ("policy", 100, 0, 0)]
+        [("sft_adapter", 110 + WORKER_BYTES, 100 + idle, 0), ("policy", 90, 100, 7), ("policy", 100, 0, 0)]
     ):
-        placement = {"peak_bytes": predicted, "seconds": 30.0, "gpu": ""}
+        on_gpu = {"gpu": "h100", "gpu_resource": "nvidia.com/gpu"} if predicted < WORKER_BYTES else {}
+        placement = {"peak_bytes": predicted, "seconds": 30.0, "gpu": "", **on_gpu}
         execution = {"partition": "own", "device": "cpu", "placement": placement, "resumed_from_step": resumed}
-        metrics = {"train_seconds": 60.0, **({"measured_peak_bytes": float(measured)} if measured else {})}
+        metrics = {"train_seconds": 60.0, "measured_idle_bytes": float(idle)}
+        metrics |= {"measured_peak_bytes": float(measured)} if measured else {}
         shop.write(stage, f"{number}" * 64, metrics=metrics, execution=execution)
     found = json.loads(shop.ft("plan", "--calibration", "--json").stdout)
     assert found["runs"] == 2

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_assets.core.artifact import Manifest
+from ft_assets.core.memory import WORKER_BYTES
 
 STAGES = ("cpt_adapter", "sft_adapter", "reward_model", "policy", "classifier")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One training. Memory in bytes of one process at its peak; ``peak_error`` is predicted over measured, less one. Seconds are of the
-    training loop; None where it was resumed, as then the measured ones are of the last attempt.
+    """One training. Memory in bytes of one process at its peak, on a CPU what is above an idle worker's; ``peak_error`` is predicted
+    over measured, less one. Seconds are of the training loop; None where it was resumed, as then the measured ones are of the
+    last attempt.
     """
 
     stage: str
@@ -35,7 +37,10 @@ def compared(manifests: Iterable[Manifest]) -> list[Compared]:
     for manifest in manifests:
         execution, metrics = manifest.execution, manifest.metrics
         placement, measured = execution.get("placement", {}), int(metrics.get("measured_peak_bytes", 0))
-        if "peak_bytes" in placement and measured > 0:
+        predicted = placement.get("peak_bytes", 0)
+        if not placement.get("gpu_resource"):
+            predicted, measured = predicted - WORKER_BYTES, measured - int(metrics.get("measured_idle_bytes", 0))
+        if predicted > 0 and measured > 0:
             whole = not execution.get("resumed_from_step", 0)
             found.append(
                 Compared(
@@ -43,7 +48,7 @@ def compared(manifests: Iterable[Manifest]) -> list[Compared]:
                     recipe=execution.get("partition", ""),
                     fingerprint=manifest.fingerprint,
                     device=placement.get("gpu") or execution.get("device", ""),
-                    predicted_peak_bytes=placement["peak_bytes"],
+                    predicted_peak_bytes=predicted,
                     measured_peak_bytes=measured,
                     predicted_seconds=placement["seconds"],
                     measured_seconds=metrics.get("train_seconds") if whole else None,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from ft_assets.recipes.pods import Pods
+from ft_assets.recipes.pods import Key, LabelValue, Pods, ResourceName
 from ft_assets.recipes.strict import Strict
 
 DEEPSPEED_SECTIONS = (
@@ -35,8 +35,8 @@ class Gpu(Strict):
     per_node: Annotated[int, Field(ge=1, le=64)] = 8
     node_memory_gib: Annotated[float, Field(gt=0, le=65_536)]
     node_cpus: Annotated[int, Field(ge=1, le=1024)]
-    resource: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
-    node_selector: dict[str, str] = {}
+    resource: ResourceName = "nvidia.com/gpu"
+    node_selector: dict[Key, LabelValue] = {}
     spot: bool = False
 
     @field_validator("counts")

@@ -1,6 +1,7 @@
 """Laws of placements: what is compared, what is chosen of it, and what is said where nothing fits."""
 
 import json
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -252,6 +253,25 @@ def test_kto_has_two_rows_to_compare():
     body["hardware"]["gpus"][0]["counts"] = [4]
     with pytest.raises(FineTuneError, match="kto compares at least two rows"):
         planned(Recipe.model_validate(body))
+
+
+def test_the_memory_of_a_node_bounds_what_is_offloaded_to_it():
+    [plan] = planned(recipe(adapter={"method": "full"}, gpus=[gpu("a", 70, node_memory_gib=500)]))
+    assert plan.offload_optimizer == "cpu"
+    assert plan.host_bytes > 20 * GIB
+    with pytest.raises(FineTuneError, match="node_memory_gib") as raised:
+        planned(recipe(adapter={"method": "full"}, gpus=[gpu("a", 70, node_memory_gib=20)]))
+    assert "in hardware.gpus one like a with " in str(raised.value)
+
+
+def test_the_micro_batch_is_the_largest_that_fits():
+    wanted = recipe(batch=48, gpus=[gpu("a", 60, counts=[2])])
+    task = tasks(wanted, BIG, SPLITS, "cuda")["sft"]
+    for option in options(task)[0]:
+        larger = [size for size in (2, 3, 4, 6, 8, 12, 24) if size > option.layout.micro_batch]
+        for size in larger:
+            memory = stage_memory(wanted, "sft", BIG, SPLITS["sft"], replace(option.layout, micro_batch=size))
+            assert memory.peak > MARGIN * 60 * GIB or memory.host > MARGIN * 500 * GIB
 
 
 def test_many_nodes_are_whole_ones_with_their_own_share():
