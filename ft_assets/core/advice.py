@@ -220,7 +220,9 @@ def _of_layers(shape: Shape, layers: int) -> Shape:
     """The model with its first layers alone."""
     kept = {name: size for name, size in shape.linear.items() if (at := OF_LAYER.search(name)) and int(at[1]) < layers}
     gone = sum(rows * columns for name, (rows, columns) in shape.linear.items() if name not in kept)
-    return replace(shape, layers=layers, linear=kept, parameters=shape.parameters - gone)
+    parameters = shape.parameters - gone
+    on_disk = shape.file_bytes * parameters // shape.parameters
+    return replace(shape, layers=layers, linear=kept, parameters=parameters, file_bytes=on_disk)
 
 
 def memory_advice(placement: dict[str, Any], memory_gib: float) -> str:

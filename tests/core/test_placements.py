@@ -375,3 +375,16 @@ def test_what_a_policy_writes_itself_takes_time():
         seconds(online(**policy), "policy") for policy in ({}, {"max_completion_length": 640}, {"method": "dpo"})
     )
     assert dpo < short < long
+
+
+def test_writing_takes_time_of_its_own_beside_training_on_what_was_written():
+    layout = Layout("cuda", 1, 1, 1, 0, "none", "none", False)
+    none, short, long = (
+        stage_seconds(wanted, "policy", BIG, SPLITS["prompt"], layout, 300)
+        for wanted in (
+            recipe(("sft", "policy"), gpus=[gpu("big", 4000)]),
+            online(beta=0.0),
+            online(beta=0.0, max_completion_length=640),
+        )
+    )
+    assert none < short < long
