@@ -190,7 +190,7 @@ def _start(command: list[str], env: dict[str, str], folder: Path, stdin: int) ->
     with (folder / "output.log").open("ab") as output:
         return subprocess.Popen(
             command,
-            env=env,
+            env={**env, "FT_PARENT": str(os.getpid())},
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=stdin,

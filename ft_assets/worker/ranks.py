@@ -132,6 +132,15 @@ def from_first(value: Any) -> Any:
     return told[0]
 
 
+def from_all(value: Any) -> list[Any]:
+    """Every rank's value, by rank, on every rank."""
+    if not _many():
+        return [value]
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, value)
+    return told
+
+
 def wait_for_all() -> None:
     if _many():
         dist.barrier()
