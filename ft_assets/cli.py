@@ -8,18 +8,19 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ft_assets.arguments import AsJson, RecipeArgument, open_recipe
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.errors import CorruptArtifact, FineTuneError, MissingInput, Problem, RecipeError
 from ft_assets.core.garbage import collect_rarely
 from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS
 from ft_assets.core.recipe_run import base_of, plans, stages_of
+from ft_assets.deploying import deploy_app
 from ft_assets.recipes.load import Catalog, add_file, named_sources
 from ft_assets.terminal import Screen, print_table
 from resources.environment import Settings, catalog, settings
@@ -29,9 +30,8 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipe files.")
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(deploy_app, name="deploy")
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or the path of its YAML file.")]
 GIB = 2**30
 
 
@@ -42,7 +42,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Bring a recipe up to date: reuse what is finished, resume what is partial, make what is absent."""
-    found, known, name = _open(recipe)
+    found, known, name = open_recipe(recipe)
     assets = (*DATA_ASSETS, *MODEL_ASSETS)
     if until is not None and until not in assets:
         _fail(FineTuneError(f"--until {until!r}: no such asset; allowed: {', '.join(assets)}"), 2)
@@ -86,7 +86,7 @@ def _print_outcome(outcome: Any, found: Settings, name: str) -> None:
 @app.command()
 def plan(recipe: RecipeArgument, as_json: AsJson = False) -> None:
     """Memory, time and cost of each training stage, before it is paid for."""
-    found, known, name = _open(recipe)
+    found, known, name = open_recipe(recipe)
     planned = plans(stages_of(known, known.recipe(name), found.open_store()))
     if as_json:
         print(json.dumps([vars(entry) for entry in planned], indent=1))
@@ -116,7 +116,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Which artifacts of a recipe are made, partial or absent, as the recipe stands now."""
-    found, known, name = _open(recipe) if recipe else (settings(), catalog(settings()), None)
+    found, known, name = open_recipe(recipe) if recipe else (settings(), catalog(settings()), None)
     names = [name] if name else sorted(known.recipes)
     states = {}
     for each in names:
@@ -276,19 +276,6 @@ def _collected(problems: list[Problem]) -> Iterator[None]:
         yield
     except RecipeError as error:
         problems += [problem for problem in error.problems if problem not in problems]
-
-
-def _open(recipe: str) -> tuple[Settings, Catalog, str]:
-    """Settings, catalog and the recipe's name; a path adds the file's folder to the search path."""
-    found = settings()
-    path = Path(recipe)
-    if path.suffix in (".yaml", ".yml"):
-        found = replace(found, recipe_folders=(*found.recipe_folders, path.resolve().parent))
-        known = catalog(found)
-        return found, known, add_file(known, path)
-    known = catalog(found)
-    known.recipe(recipe)
-    return found, known, recipe
 
 
 def _fail(error: FineTuneError, code: int) -> NoReturn:

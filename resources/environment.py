@@ -8,6 +8,8 @@
 ``FT_WANDB``           ``offline``, ``online`` or ``disabled``                  ``online`` with a key, else ``offline``
 ``FT_SENSORS``         ``on``: sensors run unless stopped in the UI             ``off``: the UI starts them
 ``FT_SENSOR_SECONDS``  seconds between two looks of a sensor                    ``30``
+``FT_LAUNCHER``        ``local`` or ``kubernetes``: where workers run           ``local``
+``FT_PODS``            file of the deployment's pods, for ``kubernetes``        none
 =====================  =======================================================  =========================
 """
 
@@ -20,6 +22,7 @@ from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.errors import FineTuneError
 from ft_assets.recipes.load import SHIPPED, Catalog, load_catalog
 
+LAUNCHERS = ("local", "kubernetes")
 WANDB_MODES = ("offline", "online", "disabled")
 MOST_SENSOR_SECONDS = 86_400
 
@@ -33,6 +36,8 @@ class Settings:
     wandb_mode: str
     sensors_run: bool = False
     sensor_seconds: int = 30
+    launcher: str = "local"
+    pods: Path | None = None
 
     @property
     def dagster_home(self) -> Path:
@@ -61,7 +66,13 @@ def settings() -> Settings:
     if not (seconds.isascii() and seconds.isdigit() and 1 <= int(seconds) <= MOST_SENSOR_SECONDS):
         raise FineTuneError(f"FT_SENSOR_SECONDS is {seconds!r}; allowed: 1 to {MOST_SENSOR_SECONDS}")
     store = os.environ.get("FT_STORE") or str(home / "store")
-    return Settings(home, store, folders, cache, mode, sensors == "on", int(seconds))
+    launcher, pods = os.environ.get("FT_LAUNCHER") or "local", os.environ.get("FT_PODS")
+    if launcher not in LAUNCHERS:
+        raise FineTuneError(f"FT_LAUNCHER is {launcher!r}; allowed: {', '.join(LAUNCHERS)}")
+    if launcher == "kubernetes" and not pods:
+        raise FineTuneError("FT_LAUNCHER is 'kubernetes', and FT_PODS names no file; see docs/kubernetes.md")
+    file = Path(pods).resolve() if pods else None
+    return Settings(home, store, folders, cache, mode, sensors == "on", int(seconds), launcher, file)
 
 
 def catalog(found: Settings) -> Catalog:

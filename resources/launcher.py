@@ -25,6 +25,7 @@ from pydantic import Field
 from ft_assets.core.advice import memory_advice
 from ft_assets.core.errors import WorkerFailed
 from ft_assets.core.progress import describe, last_progress
+from resources.worker import worker_environment
 
 POLL_SECONDS = 0.2
 LOOK_EVERY_POLLS = 5
@@ -135,29 +136,6 @@ def worker_command(stage: str, request: Path, processes: int | None) -> list[str
     if processes is None:
         return [sys.executable, "-m", "ft_assets.worker", stage, str(request)]
     return [sys.executable, "-m", "ft_assets.worker.torchrun", str(processes), stage, str(request)]
-
-
-def worker_environment(processes: int | None, threads: int | None) -> dict[str, str]:
-    """Threads that do not fight over cores, and an allocator that keeps its memory.
-
-    OpenMP's threads spin while they wait, by default for milliseconds: on a busy machine each keeps the core from the
-    one it waits for. A short spin costs nothing on an idle one.
-    glibc hands big blocks back to the kernel at each free; a training step then spends its time in page faults.
-    A worker that does not train tokenizes on all cores; one that trains may fork, which tokenizers' threads do not outlive.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {
-        "OMP_NUM_THREADS": str(threads or max(1, cores // (processes or 1))),
-        "GOMP_SPINCOUNT": "20000",
-        "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
-        "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30),
-        "MALLOC_TOP_PAD_": str(256 * 2**20),
-        "TOKENIZERS_PARALLELISM": "true" if processes is None else "false",
-        "PYTHONUNBUFFERED": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        "BITSANDBYTES_NOWELCOME": "1",
-    }
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Any
 import psutil
 from conftest import ROOT, Workshop
 
-from resources.launcher import worker_command, worker_environment
+from resources.launcher import worker_command
+from resources.worker import worker_environment
 
 RESULT = {"reward_model": "model.safetensors"}
 ADAPTER = "adapter_model.safetensors"

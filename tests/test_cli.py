@@ -23,6 +23,8 @@ OWN = (
     "FT_WANDB",
     "FT_SENSORS",
     "FT_SENSOR_SECONDS",
+    "FT_LAUNCHER",
+    "FT_PODS",
     "WANDB_API_KEY",
     "DAGSTER_HOME",
 )
@@ -138,6 +140,8 @@ def test_checking_a_file_that_is_not_there(ft, created):
         ("status", "nosuch"),
         ("quarantine", "nosuch"),
         ("quarantine", "@2026-01"),
+        ("deploy", "render", "nosuch"),
+        ("deploy", "render", "demo", "--stage", "nosuch"),
     ],
 )
 def test_bad_input_exits_2_in_words_and_creates_nothing(ft, created, arguments):
@@ -317,6 +321,16 @@ def test_a_plan_without_artifacts_exits_3_and_says_the_next_command(ft, created)
     assert not created()
 
 
+def test_rendering_pods_wants_the_deployments_file(ft, created, tmp_path):
+    done = ft("deploy", "render", "demo")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "FT_PODS" in done.stderr
+    assert not created()
+    done = ft("deploy", "render", "demo", FT_PODS=str(tmp_path / "nosuch.yaml"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nosuch.yaml" in done.stderr
+
+
 def test_a_recipe_of_ones_own_folder_is_found(ft, tmp_path):
     (tmp_path / "here" / "recipes").mkdir()
     document = yaml.safe_load((SHIPPED / "demo.yaml").read_text()) | {"name": "mine"}
@@ -328,6 +342,7 @@ def test_a_recipe_of_ones_own_folder_is_found(ft, tmp_path):
 
 HEAVY = (
     "dagster",
+    "kubernetes",
     "torch",
     "transformers",
     "trl",
@@ -356,20 +371,22 @@ finally:
         ("quarantine", "demo_text@2026-01"),
         ("plan", "demo"),
         ("recipe", "check", str(SHIPPED / "demo.yaml")),
+        ("deploy", "render", "demo"),
         ("--help",),
     ],
     ids=" ".join,
 )
-def test_reading_loads_nothing_heavy(ft, arguments):
-    done = ft(*arguments, program=("-c", LOOK))
-    assert done.returncode == (3 if arguments[0] in ("plan", "quarantine") else 0)
+def test_reading_loads_nothing_heavy(ft, tmp_path, arguments):
+    (tmp_path / "pods.yaml").write_text("{namespace: a, claim: b, mount: /ft}")
+    done = ft(*arguments, program=("-c", LOOK), FT_PODS=str(tmp_path / "pods.yaml"))
+    assert done.returncode == (3 if arguments[0] in ("plan", "quarantine", "deploy") else 0)
     assert done.stderr.splitlines()[-1] == "[]"
 
 
 def test_help_names_every_command(ft):
     done = ft("--help")
     assert done.returncode == 0
-    for command in ("run", "plan", "status", "sources", "quarantine", "recipe"):
+    for command in ("run", "plan", "status", "sources", "quarantine", "recipe", "deploy"):
         assert f" {command} " in done.stdout
 
 

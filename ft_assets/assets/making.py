@@ -21,6 +21,9 @@ from resources.launcher import LocalLauncher
 from resources.store import StoreResource
 from resources.tracker import TrackerResource
 
+# Rows and weights, hashed when they were written just now, and by each worker that reads them.
+READ_BY_WORKERS = (".arrow", ".safetensors")
+
 
 @dataclass(frozen=True)
 class Made:
@@ -173,9 +176,12 @@ def _make(context: dg.AssetExecutionContext, stage: Stage, store: ArtifactStore,
         status = "remade"
     _check_inputs(stage, store)
     make()
-    made = store.open(stage.made_by, stage.fingerprint)
-    if made is None:
+    manifest = store.lookup(stage.made_by, stage.fingerprint)
+    if manifest is None:
         raise MissingInput(f"{stage.name} {stage.fingerprint[:12]} was not committed, though its worker ended well")
+    shown = [name for name in manifest.files if not name.endswith(READ_BY_WORKERS)]
+    made = store.open(stage.made_by, stage.fingerprint, shown)
+    assert made is not None, "its manifest is there"
     return Made(stage, made, status, time.monotonic() - started)
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from ft_assets.recipes.pods import Pods
+from ft_assets.recipes.pods import Key, LabelValue, Pods, ResourceName
 from ft_assets.recipes.strict import Strict
 
 DEEPSPEED_SECTIONS = (
@@ -35,8 +35,8 @@ class Gpu(Strict):
     per_node: Annotated[int, Field(ge=1, le=64)] = 8
     node_memory_gib: Annotated[float, Field(gt=0, le=65_536)]
     node_cpus: Annotated[int, Field(ge=1, le=1024)]
-    resource: Annotated[str, Field(min_length=1, max_length=253)] = "nvidia.com/gpu"
-    node_selector: dict[str, str] = {}
+    resource: ResourceName = "nvidia.com/gpu"
+    node_selector: dict[Key, LabelValue] = {}
     spot: bool = False
 
 
@@ -44,8 +44,8 @@ class Hardware(Strict):
     """Execution only: nothing here changes a fingerprint. Memory in GiB, price in US dollars per hour.
 
     ``dtype`` is what a model computes in; ``auto`` takes what the chip is fast in. A checkpoint is written every
-    ``checkpoint_every_steps`` or ``checkpoint_every_minutes``; where neither is given, every 10 steps, or less often where
-    saving would take more than 3% of the time. The last ``keep_checkpoints`` stay.
+    ``checkpoint_every_steps`` or ``checkpoint_every_minutes``; where neither is given, as often as loses least to a kill
+    every 100 steps, or less often where saving would take more than 3% of the time. The last ``keep_checkpoints`` stay.
     ``deepspeed`` is merged into the configuration that is made from the rest, for what DeepSpeed can do and has no field here.
     ``parallel_trials`` of a sweep train at once, each with the memory and the processes given here.
     With ``gpus`` the plan chooses the type and number of GPUs for each stage, and ``processes``, ``memory_gib`` and

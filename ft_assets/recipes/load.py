@@ -290,7 +290,7 @@ def _allowed(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] in ("missing", "union_tag_not_found"):
         return "a value; this field has no default"
     if fault["type"] == "value_error":
-        return "fields that fit together"
+        return "fields that fit together" if isinstance(fault["input"], dict) else str(fault["ctx"]["error"])
     return str(fault["msg"]).removeprefix("Input should be ").removeprefix("String should ")
 
 
@@ -302,9 +302,17 @@ def _fields_at(model: type[BaseModel], where: Location) -> list[str]:
             found = tagged
             continue
         fields = [each.model_fields[str(part)].annotation for each in found if str(part) in each.model_fields]
-        options = [option for annotation in fields for option in (annotation, *get_args(annotation))]
-        found = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if fields:  # else it is an index, or a key of a mapping
+            found = [model for annotation in fields for model in _models_in(annotation)]
     return list(found[0].model_fields) if found else []
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models of an annotation, also those in lists and mappings."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for option in get_args(annotation):
+        yield from _models_in(option)
 
 
 def _methods(model: type[BaseModel]) -> tuple[Any, ...]:
@@ -379,6 +387,19 @@ def _walk(node: yaml.Node, where: Location) -> Iterator[tuple[Location, int]]:
         for index, value in enumerate(node.value):
             yield (*where, index), value.start_mark.line + 1
             yield from _walk(value, (*where, index))
+
+
+def read_as(model: type[M], file: Path) -> M:
+    """One YAML file as a model.
+
+    Raises:
+        RecipeError: it cannot be read or has faults; all are listed.
+    """
+    document, lines = _read(file)
+    value, faults = _validate(model, document, file, lines, ())
+    if value is None:
+        raise RecipeError(faults)
+    return value
 
 
 def positions(file: Path) -> dict[Location, int]:

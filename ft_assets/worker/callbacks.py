@@ -17,8 +17,9 @@ from ft_assets.worker.template import IGNORED
 from ft_assets.worker.tracking import Tracker
 
 SPEAK_EVERY_SECONDS = 15.0
-DEFAULT_STEPS = 10
-DEFAULT_SHARE = 0.03
+FIRST_STEPS = 5
+STEPS_BETWEEN_KILLS = 100
+MOST_SHARE = 0.03
 MOST_SKIPPED_STEPS = 40  # a float16 scale that starts at 2^16 is below the smallest gradient by then
 MOST_NAMED_ROWS = 64
 
@@ -128,9 +129,11 @@ def _told_of_rows(rows: Any, at: list[int]) -> str:
 class KeepCheckpoints(TrainerCallback):
     """Says when a checkpoint is due, signs it once it is on disk in full, and only then lets an older one go.
 
-    One is due every so many steps or minutes as the recipe says. Where it does not, every :data:`DEFAULT_STEPS`, but not so
-    often that saving takes more than :data:`DEFAULT_SHARE` of the time. And one is due when SIGTERM asks the run to end: then
-    the step is finished, and training ends after its checkpoint. All ranks do so at the same step.
+    One is due every so many steps or minutes as the recipe says. Where it does not, the first is after :data:`FIRST_STEPS`,
+    the others as often as loses least where a run is killed every :data:`STEPS_BETWEEN_KILLS` on the average, which is every
+    sqrt(2 * seconds of a save * seconds between kills) seconds (Young 1974, Communications of the ACM 17(9)), but not so often
+    that saving takes more than :data:`MOST_SHARE` of the time. And one is due when SIGTERM asks the run to end: then the step
+    is finished, and training ends after its checkpoint. All ranks do so at the same step.
     """
 
     def __init__(self, execution: dict[str, Any], dtype: str, seconds_before: float, world: str):
@@ -181,9 +184,16 @@ class KeepCheckpoints(TrainerCallback):
     def _due(self, step: int) -> bool:
         passed = self.step_ended - self.saved
         if self.every_steps is None and self.every_minutes is None:
-            return step - self.saved_step >= DEFAULT_STEPS and passed * DEFAULT_SHARE >= self.save_seconds
+            return self._due_by_cost(step - self.saved_step, passed)
         by_step = self.every_steps is not None and step % self.every_steps == 0
         return by_step or (self.every_minutes is not None and passed >= 60 * self.every_minutes)
+
+    def _due_by_cost(self, steps: int, passed: float) -> bool:
+        if not self.save_seconds:
+            return steps >= FIRST_STEPS
+        return (
+            steps * passed >= 2 * self.save_seconds * STEPS_BETWEEN_KILLS and passed * MOST_SHARE >= self.save_seconds
+        )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         ranks.wait_for_all()  # every rank has written its part

@@ -152,5 +152,6 @@ def test_checkpoints_come_by_steps_or_by_minutes_as_the_recipe_says(monkeypatch:
 def test_without_a_word_of_the_recipe_they_come_often_but_take_little_of_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert saves(monkeypatch, 1.0, 0.1) == [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
-    assert saves(monkeypatch, 1.0, 1.19) == [10, 50, 90]
+    assert saves(monkeypatch, 1.0, 0.1) == list(range(5, 101, 5))  # sqrt(2 * 0.1 * 100) is 4.5 steps
+    assert saves(monkeypatch, 4.0, 1.0) == [5, 14, 23, 32, 41, 50, 59, 68, 77, 86, 95]  # 3% are 33.3 s
+    assert saves(monkeypatch, 1.0, 1.19) == [5, 45, 85]  # 3% are 39.7 s
