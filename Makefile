@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export FT_HOME ?= $(CURDIR)/.ft
 
-.PHONY: bench-data bench-gpu bench-train demo test test-slow test-faults check lint ui lock bench clean debian
+.PHONY: bench-data bench-gpu bench-plan bench-train demo test test-slow test-faults check lint ui lock bench clean debian
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -60,6 +60,9 @@ bench-data: $(READY)
 
 bench-train: $(READY)
 	$(BIN)/python -m benchmarks.training
+
+bench-plan: $(READY)
+	$(BIN)/python -m benchmarks.plan_memory $(BENCH_ARGS)
 
 # On a machine with an NVIDIA GPU; BENCH_ARGS goes to it as it is (`--cases "8B:lora"`, say).
 bench-gpu: $(READY)
