@@ -20,7 +20,7 @@ import dagster as dg
 import psutil
 from pydantic import Field
 
-from ft_assets.core.errors import WorkerFailed
+from ft_assets.core.errors import FineTuneError, WorkerFailed
 from resources.launching import (
     Launcher,
     ProgressWords,
@@ -52,6 +52,7 @@ class LocalLauncher(Launcher):
     def run(
         self, context: dg.AssetExecutionContext, request: dict[str, Any], processes: int | None, threads: int | None
     ) -> Path:
+        _refuse_other_nodes(request)
         folder, request = self.write_request(context.run_id, request)
         with _session(context, folder) as session:
             env = {**os.environ, **worker_environment(processes, threads), **session.get_bootstrap_env_vars()}
@@ -93,6 +94,15 @@ class LocalLauncher(Launcher):
                 if silent_polls * POLL_SECONDS >= self.silent_seconds:
                     raise WorkerFailed(silent_text(self.silent_seconds, folder))
             words.say(context)
+
+
+def _refuse_other_nodes(request: dict[str, Any]) -> None:
+    nodes = request["execution"].get("placement", {}).get("nodes", 1)
+    if nodes > 1:
+        raise FineTuneError(
+            f"the plan places {request['stage']} on {nodes} nodes, and FT_LAUNCHER=local has this machine alone; set "
+            "FT_LAUNCHER=kubernetes, or let hardware offer no more than one node has (counts of gpus, nodes)"
+        )
 
 
 @contextmanager
@@ -156,7 +166,7 @@ def _start(command: list[str], env: dict[str, str], folder: Path, stdin: int) ->
     with (folder / "output.log").open("ab") as output:
         return subprocess.Popen(
             command,
-            env=env,
+            env={**env, "FT_PARENT": str(os.getpid())},
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=stdin,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import containers as box
 import psutil
 import pytest
+from buckets import bucket, server  # noqa: F401
 from filelock import FileLock
 from splitting import Splitter
 

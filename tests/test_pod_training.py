@@ -80,7 +80,8 @@ def materialize(launcher: Launcher, made: Made) -> None:
 
 @pytest.mark.slow
 def test_two_pods_with_zero_2_end_in_the_same_weights_as_two_processes(here: Site, tiny_base: Path) -> None:
-    pods, local = Made(here.folder / "home", tiny_base), Made(here.folder / "local", tiny_base)
+    pods = Made(here.folder / "home", tiny_base)
+    local = Made(here.folder / "local", tiny_base, placement={**TWO, "nodes": 1})
     materialize(here.launcher(cache=CACHE), pods)
     [job] = here.cluster.all(JOB)
     assert [pod["status"]["phase"] for pod in here.cluster.pods_of(job["metadata"]["name"])] == ["Succeeded"] * 2

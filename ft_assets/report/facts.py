@@ -4,7 +4,7 @@ from typing import Any
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.labels import METRICS
-from ft_assets.core.plan import weights_bytes
+from ft_assets.core.shape import weights_bytes
 from ft_assets.recipes.schema import Recipe
 
 LABELS = {

@@ -29,8 +29,8 @@ from transformers.models.auto.modeling_auto import (
 
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.plan import in_config, read_safetensors_header
 from ft_assets.core.reasons import RowFault
+from ft_assets.core.shape import in_config, read_safetensors_header
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import head_modules
 from ft_assets.worker.template import Template

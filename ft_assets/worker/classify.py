@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ft_assets.core.labels import METRICS, by_label, confusion, interval, majority
-from ft_assets.core.plan import weights_bytes
+from ft_assets.core.shape import weights_bytes
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_classifier

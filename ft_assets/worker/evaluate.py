@@ -14,7 +14,7 @@ from typing import Any
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.metrics import METRICS, bootstrap, is_refusal
-from ft_assets.core.plan import weights_bytes
+from ft_assets.core.shape import weights_bytes
 from ft_assets.worker import classify
 from ft_assets.worker.generate import answer_perplexity, generate
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype

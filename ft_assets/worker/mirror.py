@@ -9,6 +9,8 @@ Two pods of one fingerprint do not see each other here, as there is no lock: the
 """
 
 import json
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -74,7 +76,7 @@ class Mirror:
         for name in GROWING:
             if not (self.folder / name).exists() and self.fs.exists(f"{self.remote}/{name}"):
                 self.fs.get_file(f"{self.remote}/{name}", str(self.folder / name))
-        if self.store.has_partial(self.fingerprint):
+        if any(self.scratch.rglob(SIGNATURE)):
             return
         found = {str(path)[len(self.kept_scratch) + 1 :] for path in self.store.fs.find(self.kept_scratch)}
         for signature in sorted(name for name in found if name.endswith(f"/{SIGNATURE}")):
@@ -117,25 +119,40 @@ class Mirror:
             if size != self.sizes.get(name, 0):
                 self.fs.pipe_file(f"{self.remote}/{name}", _end_of(path))
                 self.sizes[name] = size
-        signed = sorted((path.parent for path in self.scratch.rglob(SIGNATURE)), key=step_of)
-        here = {path.relative_to(self.scratch).as_posix() for path in signed}
-        for path in signed:
-            name = path.relative_to(self.scratch).as_posix()
-            if name not in self.kept and self._keep(path, name):
-                self.kept.add(name)
-        if here & self.kept:  # a newer one is there in full
-            for gone in self.kept - here:
-                self._forget(gone)
-                self.kept.discard(gone)
+        for folder in {path.parent.parent for path in self.scratch.rglob(SIGNATURE)}:
+            self._push_newest(folder)
 
-    def _keep(self, checkpoint: Path, name: str) -> bool:
-        """Whether it is kept now: it may have been rotated away meanwhile."""
+    def _push_newest(self, folder: Path) -> None:
+        """Keeps the newest checkpoint, with the best one that it refers to and the newest one before it."""
+        newest = max((path.parent for path in folder.glob(f"*/{SIGNATURE}")), key=step_of)
+        best = json.loads((newest / SIGNATURE).read_text())["best"]
+        needed = [newest] if best is None else [newest.with_name(f"checkpoint-{best}"), newest]
+        for each in needed:
+            if self._name(each) not in self.kept and not self._keep(each):
+                return
+        of_folder = {self.scratch / name for name in self.kept if (self.scratch / name).parent == folder}
+        for gone in sorted(of_folder - set(needed), key=step_of)[:-1]:
+            self._forget(self._name(gone))
+            self.kept.discard(self._name(gone))
+
+    def _name(self, checkpoint: Path) -> str:
+        return checkpoint.relative_to(self.scratch).as_posix()
+
+    def _keep(self, checkpoint: Path) -> bool:
+        """Whether it is kept now. It may be rotated away meanwhile: its files are uploaded under names of our own."""
+        own = self.store.local / ".mirrored"
+        shutil.rmtree(own, ignore_errors=True)
         try:
-            files = json.loads((checkpoint / SIGNATURE).read_text())["files"]
-            for file in (*files, SIGNATURE):
-                self.store.fs.put_file(str(checkpoint / file), f"{self.kept_scratch}/{name}/{file}")
+            files = [*json.loads((checkpoint / SIGNATURE).read_text())["files"], SIGNATURE]
+            for file in files:
+                (own / file).parent.mkdir(parents=True, exist_ok=True)
+                os.link(checkpoint / file, own / file)
         except FileNotFoundError:
             return False
+        for file in files:
+            self.store.fs.put_file(str(own / file), f"{self.kept_scratch}/{self._name(checkpoint)}/{file}")
+        self.kept.add(self._name(checkpoint))
+        shutil.rmtree(own)
         return True
 
     def _forget(self, name: str) -> None:

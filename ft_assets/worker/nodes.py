@@ -18,6 +18,9 @@ from ft_assets.worker.job import Job
 MEET_SECONDS = 900.0  # pods of one job may start minutes apart: a node is added, an image is pulled
 POLL_SECONDS = 0.5
 ANSWER_SECONDS = 30.0
+LATE_SECONDS = (
+    90.0  # a network volume may show an artifact that much later than node 0, which goes once it is made, saw it
+)
 
 
 class NodeMissing(Exception):
@@ -97,22 +100,19 @@ def follow(nodes: Nodes, job: Job, seconds: float) -> Any:
     import torch.distributed as dist
 
     deadline = time.monotonic() + seconds
-    first = f"pod 0 of {nodes.count} ({nodes.host}:{nodes.port})"
+    fault = f"did not answer within {seconds:.0f} s; see why it did not start, then run again"
     while not _made(job):
         if store := _connect(nodes):
             try:
                 store.set(f"came/node/{nodes.index}", socket.gethostname())
                 while not store.check(["train"]):
                     time.sleep(POLL_SECONDS)
-            except dist.DistError as error:
-                if _made(job):
-                    return None
-                raise NodeMissing(f"{first} went before training began; its own log says why") from error
-            return store
+                return store
+            except dist.DistError:
+                deadline = min(deadline, time.monotonic() + LATE_SECONDS)
+                fault = "went before training began; its own log says why"
         if time.monotonic() > deadline:
-            raise NodeMissing(
-                f"{first} did not answer within {seconds:.0f} s; see why it did not start, then run again"
-            )
+            raise NodeMissing(f"pod 0 of {nodes.count} ({nodes.host}:{nodes.port}) {fault}")
         time.sleep(POLL_SECONDS)
     return None
 

@@ -45,10 +45,10 @@ def main(stage: str, request: str) -> int:
                 path = stack.enter_context(mirrored(request))
             log = path.with_name(f"output-{nodes.index}.log" if nodes.index else "output.log")
             code = attendant.run(command(stage, path, nodes), log)
-    except FineTuneError as error:
+    except (FineTuneError, OSError) as error:
         print(error, flush=True)
         attendant.said = str(error).encode()
-        code = 2
+        code = 2 if isinstance(error, FineTuneError) else 1
     if code:
         leave_message(attendant.said)
     return code
@@ -79,7 +79,7 @@ class Attendant:
     def run(self, words: list[str], log: Path) -> int:
         """Its exit code; one that was asked to end before it could handle that counts as stopped."""
         own = {"env": environment(), "stdin": subprocess.DEVNULL, "start_new_session": True}
-        with log.open("ab") as file:
+        with log.open("ab", buffering=0) as file:
             self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **own)  # type: ignore[call-overload]
             assert self.process is not None
             if self.asked:

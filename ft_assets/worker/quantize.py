@@ -1,6 +1,6 @@
 """Stage ``quantized_model``: the merged model in bitsandbytes' NF4 and int8, each a folder that transformers loads."""
 
-from ft_assets.core.plan import weights_bytes
+from ft_assets.core.shape import weights_bytes
 from ft_assets.worker import parity
 from ft_assets.worker.hardware import pick_device, pick_dtype
 from ft_assets.worker.job import Job

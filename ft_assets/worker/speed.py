@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 
 from ft_assets.worker import varlen
@@ -128,3 +129,26 @@ def peak_memory_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def resident_bytes() -> int:
+    """Memory of this process now, of its own and mapped files."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def measured_memory(device: str, resident_before: int) -> dict[str, float]:
+    """What the plan's ``peak_bytes`` of a stage is to be held against, and what of it the process takes for being there.
+
+    ``measured_peak_bytes``: on a CPU the most resident memory; on a GPU the most that torch had allocated, with all that is held
+    there and is not torch's (the driver's context: right where the process has the GPU to itself). ``measured_idle_bytes``: what
+    was resident when nothing had been loaded; on a GPU that context.
+
+    Args:
+        resident_before: :func:`resident_bytes` of the worker that has imported its libraries.
+    """
+    peak, idle = peak_memory_bytes(device), resident_before
+    if device == "cuda":
+        free, whole = torch.cuda.mem_get_info()
+        idle = whole - free - torch.cuda.memory_reserved()
+        peak += idle
+    return {"measured_peak_bytes": float(peak), "measured_idle_bytes": float(idle)}

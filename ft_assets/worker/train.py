@@ -17,12 +17,13 @@ from ft_assets.worker.callbacks import GuardLoss, KeepCheckpoints, ReportProgres
 from ft_assets.worker.failures import explained
 from ft_assets.worker.hardware import dtype_from_name, dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
-from ft_assets.worker.speed import measured
+from ft_assets.worker.speed import measured, measured_memory, resident_bytes
 from ft_assets.worker.tracking import Tracker
 from ft_assets.worker.trainers import Built, build, trains_whole
 
 
 def run(job: Job) -> None:
+    resident_before = resident_bytes()
     placement = job.execution["placement"]
     device = pick_device(job.execution["device"])
     folder = job.scratch / "checkpoints"
@@ -53,7 +54,7 @@ def run(job: Job) -> None:
             return
         trainer.train(resume_from_checkpoint=str(resume.checkpoint) if resume.checkpoint else None)
         keeper.check_finished(trainer.state)
-        speed = _speed(job, built, device, dtype_from_name(dtype))
+        speed = _speed(job, built, device, dtype_from_name(dtype)) | measured_memory(device, resident_before)
         validation = trainer.evaluate() if trainer.eval_dataset is not None and len(trainer.eval_dataset) else {}
         _save(job, built, dtype, resume, speed | _validation(validation), tracker)
 

@@ -47,15 +47,10 @@ def workload(
     execution, stage = request["execution"], request["stage"]
     placement = execution.get("placement", {})
     settings = cluster.settings(stage, execution.get("pods", {}))
-    nodes = int(placement.get("nodes", 1))
-    if processes is None and nodes > 1:
-        raise FineTuneError(
-            f"{stage} is planned on {nodes} nodes, and its trials are processes of one pod; offer hardware.gpus in counts "
-            "up to per_node, too"
-        )
-    gpus, resource = _gpus(execution, placement, settings, processes)
-    shm = int(placement.get("shm_bytes", 0)) or SHM_BYTES
+    nodes = _nodes(placement, processes, stage)
     per_node = None if processes is None else processes // nodes
+    gpus, resource = _gpus(execution, placement, settings, per_node)
+    shm = int(placement.get("shm_bytes", 0)) or SHM_BYTES
     return Workload(
         name=job_name(run_id, asset, execution["partition"], attempt),
         namespace=cluster.namespace,
@@ -85,12 +80,23 @@ def labels(run_id: str, asset: str, partition: str, stage: str, fingerprint: str
     return {**MANAGED_BY, **values, f"{DOMAIN}/fingerprint": fingerprint[:FINGERPRINT_LETTERS]}
 
 
+def _nodes(placement: dict[str, Any], processes: int | None, stage: str) -> int:
+    nodes = int(placement.get("nodes", 1))
+    if processes is None and nodes > 1:
+        raise FineTuneError(
+            f"{stage} is planned on {nodes} nodes, and its trials are processes of one pod; offer hardware.gpus in counts "
+            "up to per_node, too"
+        )
+    return nodes
+
+
 def _gpus(
-    execution: dict[str, Any], placement: dict[str, Any], settings: PodSettings, processes: int | None
+    execution: dict[str, Any], placement: dict[str, Any], settings: PodSettings, per_node: int | None
 ) -> tuple[int, str]:
     """GPUs of one pod, and the resource they are: the plan's; of a stage without one, what the recipe asks for."""
     if placement:
-        return int(placement.get("gpus_per_node", 0)), placement.get("gpu_resource") or GPU_RESOURCE
+        resource = placement.get("gpu_resource", "")
+        return (int(placement.get("gpus_per_node", per_node or 1)) if resource else 0), resource
     wanted = settings.gpus if settings.gpus is not None else int(execution["device"] == "cuda")
     return wanted, GPU_RESOURCE
 

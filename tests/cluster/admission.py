@@ -223,12 +223,9 @@ def _charge(store: Store, kind: Kind, made: Object, quota: Object) -> None:
         each for each, amount in wanted.items() if amount and present[each] + amount > quantity(str(hard[each]))
     )
     if over:
-        parts = [
-            f"{title}: {','.join(f'{each}={value(each)}' for each in over)}"
-            for title, value in (
-                ("requested", lambda each: shown(wanted[each])),
-                ("used", lambda each: shown(present[each])),
-                ("limited", lambda each: str(hard[each])),
-            )
-        ]
+        parts = (
+            f"requested: {','.join(f'{each}={shown(wanted[each])}' for each in over)}",
+            f"used: {','.join(f'{each}={shown(present[each])}' for each in over)}",
+            f"limited: {','.join(f'{each}={hard[each]}' for each in over)}",
+        )
         raise forbidden(kind, made["metadata"]["name"], f"exceeded quota: {name}, {', '.join(parts)}")

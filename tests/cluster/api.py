@@ -11,12 +11,14 @@ from cluster import validation
 from cluster.admission import admit
 from cluster.clock import seconds_of, stamp
 from cluster.defaults import fill
+from cluster.fields import invalid_value, unsupported
 from cluster.kinds import (
     JOB,
     JOB_SET,
     LEASE,
     POD,
     ApiError,
+    Cause,
     Kind,
     Object,
     already_exists,
@@ -69,7 +71,7 @@ class Api:
                 f" ({meta['namespace']} != {namespace})"
             )
         if meta.get("resourceVersion"):
-            raise bad_request("resourceVersion should not be set on objects to be created")
+            raise ApiError(500, "", "resourceVersion should not be set on objects to be created")
         self._name(kind, namespace, meta)
         if kind.kind in ("Job", "Pod", "Service", "JobSet", "PersistentVolumeClaim"):
             made.setdefault("spec", {})
@@ -82,8 +84,9 @@ class Api:
         if causes:
             raise invalid(kind, meta.get("name", ""), causes)
         options.warnings += admit(self._store, kind, made)
-        if self._store.get(kind, namespace, meta["name"]):
-            raise already_exists(kind, meta["name"])
+        there = self._store.get(kind, namespace, meta["name"])
+        if there is not None:
+            raise already_exists(kind, meta["name"], "deletionTimestamp" in there["metadata"])
         return made if options.dry else self._store.add(kind, made)
 
     def _name(self, kind: Kind, namespace: str, meta: Object) -> None:
@@ -152,7 +155,7 @@ class Api:
         made, warnings = decoded(kind, body, options.query.get("fieldValidation", "Warn"))
         options.warnings += warnings
         if kind in (JOB_SET, LEASE) and not made.get("metadata", {}).get("resourceVersion"):
-            why = validation.invalid_value("metadata.resourceVersion", 0, "must be specified for an update")
+            why = invalid_value("metadata.resourceVersion", 0, "must be specified for an update")
             raise invalid(kind, name, [why])
         return self._updated(kind, old, made, options, sub)
 
@@ -236,7 +239,7 @@ class Api:
                 raise conflict(kind, name, why)
         policy = body.get("propagationPolicy") or options.query.get("propagationPolicy")
         if policy not in (None, "Background", "Foreground", "Orphan"):
-            causes = [validation.unsupported("propagationPolicy", policy, ["Background", "Foreground", "Orphan"])]
+            causes = [unsupported("propagationPolicy", policy, ["Background", "Foreground", "Orphan"])]
             raise invalid(Kind("meta.k8s.io", "v1", "deleteoptions", "DeleteOptions"), "", causes)
         if kind is JOB and policy is None and "orphanDependents" not in body:
             options.warnings.append(ORPHAN_WARNING)
@@ -309,4 +312,4 @@ def selector(kind: Kind, query: dict[str, str]) -> Matches:
 
 def _no_new_finalizers(kind: Kind, name: str) -> ApiError:
     why = "Forbidden: no new finalizers can be added if the object is being deleted"
-    return invalid(kind, name, [validation.Cause("metadata.finalizers", "FieldValueForbidden", why)])
+    return invalid(kind, name, [Cause("metadata.finalizers", "FieldValueForbidden", why)])

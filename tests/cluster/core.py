@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
 TICK_SECONDS = 0.05
+THREADS_SECONDS = 0.005
 
 
 class Core:
@@ -110,7 +111,8 @@ class Core:
         counted = getattr(self, "_counted", None)
         server = Server(self.store, self.api, self.loop, self.pods, self.access, self.faults, self._port)
         if counted is not None:
-            server.requests = counted
+            server.requests, server.absent = counted, self._absent
+        self._absent = server.absent
         self._server, self._counted, self._port = server, server.requests, server.server_address[1]
         threading.Thread(target=server.serve_forever, args=(0.02,), name="API server", daemon=True).start()
 
@@ -128,6 +130,10 @@ class Core:
     def requests(self) -> dict[tuple[str, str], int]:
         """How often each verb was asked of each resource, ``("watch", "pods")`` say."""
         return dict(self._counted)
+
+    def uninstall(self, kind: Kind) -> None:
+        """Its API group was never installed here: JobSet's, say."""
+        self._absent.add((kind.group, kind.version))
 
     def forget_requests(self) -> None:
         self._counted.clear()
@@ -178,6 +184,14 @@ class Core:
                 self.loop.settle()
             self.clock.now = until
             self.store.changed.notify_all()
+
+    def advance_until(self, condition: Callable[[], object], seconds: float, what: str, step: float = 1.0) -> None:
+        """Lets time pass in steps, with other threads acting in between, until the condition holds; fails after so long."""
+        until = self.clock.now + seconds
+        while not condition():
+            assert self.clock.now < until, f"{what} did not happen within {seconds} s of the cluster's time"
+            self.advance(step)
+            time.sleep(THREADS_SECONDS)
 
     @contextmanager
     def running_clock(self, speed: float = 1.0) -> Iterator[None]:

@@ -1,5 +1,7 @@
 """The garbage collector: dependents of what is gone, and the ends of foreground and orphaning deletions."""
 
+from functools import partial
+
 from cluster.api import Api
 from cluster.kinds import BY_NAME, Key, Kind, Object
 from cluster.loop import Loop
@@ -18,10 +20,10 @@ class GarbageCollector:
                 self._enqueue(kind, dependent)
         if change.type == "DELETED" or "deletionTimestamp" in meta:
             for owner in meta.get("ownerReferences") or []:
-                if kind := BY_NAME.get((owner["apiVersion"], owner["kind"])):
-                    self._loop.enqueue(
-                        _Work(self, kind), (meta.get("namespace", "") if kind.namespaced else "", owner["name"])
-                    )
+                owning = BY_NAME.get((owner["apiVersion"], owner["kind"]))
+                if owning is not None:
+                    space = meta.get("namespace", "") if owning.namespaced else ""
+                    self._loop.enqueue(_Work(self, owning), (space, owner["name"]))
         if change.type != "DELETED" and (
             "deletionTimestamp" in meta or (meta.get("ownerReferences") and change.type == "ADDED")
         ):
@@ -41,8 +43,7 @@ class GarbageCollector:
         finalizers = made["metadata"].get("finalizers") or []
         if "orphan" in finalizers:
             for dependent_kind, dependent in self._store.owned(made["metadata"]["uid"]):
-                uid = made["metadata"]["uid"]
-                self._store.change(dependent_kind, dependent, lambda copy, uid=uid: _disown(copy, uid))
+                self._store.change(dependent_kind, dependent, partial(_disown, uid=made["metadata"]["uid"]))
             self._unhold(kind, made, "orphan")
         elif "foregroundDeletion" in finalizers:
             blocking = 0
@@ -66,7 +67,7 @@ class GarbageCollector:
                 self._api.remove(kind, made)
             return
         for owner in absent:
-            self._store.change(kind, made, lambda copy, uid=owner["uid"]: _disown(copy, uid))
+            self._store.change(kind, made, partial(_disown, uid=owner["uid"]))
 
     def _there(self, owner: Object, namespace: str) -> bool:
         kind = BY_NAME.get((owner["apiVersion"], owner["kind"]))

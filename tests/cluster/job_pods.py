@@ -5,6 +5,7 @@ from cluster.patching import clone
 
 TRACKING = "batch.kubernetes.io/job-tracking"
 INDEX = "batch.kubernetes.io/job-completion-index"
+LONGEST_PREFIX = 58  # of a generated name: 63 less the five letters
 INDEX_FAILURES = "batch.kubernetes.io/job-index-failure-count"
 
 
@@ -32,7 +33,8 @@ def new_pod(job: Object, index: int | None, index_failures: dict[int, int]) -> O
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
     meta["ownerReferences"] = [{**owner, "controller": True, "blockOwnerDeletion": True}]
     meta["finalizers"] = [*(meta.get("finalizers") or []), TRACKING]
-    meta["generateName"] = f"{name}-" if index is None else f"{name[:56]}-{index}-"
+    tail = "-" if index is None else f"-{index}-"
+    meta["generateName"] = name[: LONGEST_PREFIX - len(tail)] + tail
     if index is not None:
         meta.setdefault("annotations", {})[INDEX] = str(index)
         meta.setdefault("labels", {})[INDEX] = str(index)

@@ -17,6 +17,7 @@ from cluster.store import Change, Store, key_of
 BACKOFF_SECONDS, MOST_BACKOFF_SECONDS = 10, 600
 CREATE_RETRY_SECONDS, MOST_CREATE_RETRY_SECONDS = 1, 60
 COMPONENT = "job-controller"
+CONTROLLER = "kubernetes.io/job-controller"
 
 
 @dataclass
@@ -85,7 +86,9 @@ class JobController:
 
     def reconcile(self, key: Key) -> None:
         job = self._store.get(JOB, *key)
-        if job is None or is_true(job, "Complete") or is_true(job, "Failed") or job["spec"].get("managedBy"):
+        if job is None or is_true(job, "Complete") or is_true(job, "Failed"):
+            return
+        if job["spec"].get("managedBy", CONTROLLER) != CONTROLLER:
             return
         record = self._records.setdefault(job["metadata"]["uid"], Record())
         pods = self._pods(job)
@@ -257,7 +260,7 @@ class JobController:
             there = {index_of(pod) for pod in pods.active} | self._succeeded_indexes(job, pods) | record.failed_indexes
             if spec["podReplacementPolicy"] == "Failed":
                 there |= {index_of(pod) for pod in pods.terminating}
-            places = [n for n in range(spec["completions"]) if n not in there][:lack]
+            places = [*[n for n in range(spec["completions"]) if n not in there][:lack]]
         for made, index in enumerate(places):
             body = new_pod(job, index, record.index_failures)
             try:

@@ -45,6 +45,10 @@ CONFIG_MAP = Kind("", "v1", "configmaps", "ConfigMap", "V1ConfigMap")
 SERVICE_ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount", "V1ServiceAccount")
 QUOTA = Kind("", "v1", "resourcequotas", "ResourceQuota", "V1ResourceQuota", status=True)
 JOB = Kind("batch", "v1", "jobs", "Job", "V1Job", generation=True, status=True)
+ROLE = Kind("rbac.authorization.k8s.io", "v1", "roles", "Role", "V1Role")
+ROLE_BINDING = Kind("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", "V1RoleBinding")
+NETWORK_POLICY = Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", "V1NetworkPolicy")
+DEPLOYMENT = Kind("apps", "v1", "deployments", "Deployment", "V1Deployment", generation=True, status=True)
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease", "V1Lease")
 PRIORITY_CLASS = Kind(
     "scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", "V1PriorityClass", namespaced=False
@@ -53,7 +57,8 @@ JOB_SET = Kind("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet", generation=Tr
 
 KINDS = (
     *(POD, SERVICE, EVENT, NODE, NAMESPACE, CLAIM, SECRET, CONFIG_MAP, SERVICE_ACCOUNT, QUOTA),
-    *(JOB, LEASE, PRIORITY_CLASS, JOB_SET),
+    *(JOB, LEASE, PRIORITY_CLASS, JOB_SET, ROLE, ROLE_BINDING, NETWORK_POLICY),
+    DEPLOYMENT,  # kept, but no controller makes pods of it
 )
 BY_PATH = {(kind.group, kind.version, kind.plural): kind for kind in KINDS}
 BY_NAME = {(kind.api_version, kind.kind): kind for kind in KINDS}
@@ -90,8 +95,9 @@ def not_found(kind: Kind, name: str) -> ApiError:
     return ApiError(404, "NotFound", f'{kind.qualified} "{name}" not found', _details(kind, name))
 
 
-def already_exists(kind: Kind, name: str) -> ApiError:
-    return ApiError(409, "AlreadyExists", f'{kind.qualified} "{name}" already exists', _details(kind, name))
+def already_exists(kind: Kind, name: str, dying: bool) -> ApiError:
+    text = f'{kind.qualified} "{name}" already exists'
+    return ApiError(409, "AlreadyExists", f"object is being deleted: {text}" if dying else text, _details(kind, name))
 
 
 def conflict(kind: Kind, name: str, why: str = "") -> ApiError:

@@ -23,27 +23,33 @@ class Target:
     sub: str
 
 
-def read_path(path: str) -> Target:
+class NoSuchPath(Exception):
+    """Answered with plain text, not with a Status."""
+
+
+_GROUPS = {(kind.group, kind.version) for kind in KINDS}
+
+
+def read_path(path: str, absent: set[tuple[str, str]]) -> Target:
+    """What a path asks for; groups that are ``absent`` were never installed."""
     found = _PATH.match(path)
+    if found is None or (found["group"] or "", found["core"] or found["version"]) not in _GROUPS - absent:
+        raise NoSuchPath
     kind = BY_PATH.get((found["group"] or "", found["core"] or found["version"], found["plural"])) if found else None
-    if found is None or kind is None:
+    if kind is None:
         raise ApiError(404, "NotFound", "the server could not find the requested resource")
     return Target(kind, found["namespace"], found["name"] or "", found["sub"] or "")
 
 
-def discovery(path: str) -> Object | None:
+def discovery(path: str, absent: set[tuple[str, str]]) -> Object | None:
     """What the server has: /version, /api, /apis, and each group's resources."""
     path = path.rstrip("/")
-    groups: dict[str, str] = {kind.group: kind.version for kind in KINDS if kind.group}
+    here = [kind for kind in KINDS if (kind.group, kind.version) not in absent]
+    groups: dict[str, str] = {kind.group: kind.version for kind in here if kind.group}
     if path == "/version":
-        version = {"major": "1", "minor": "36", "gitVersion": "v1.36.0", "platform": "linux/amd64", "compiler": "gc"}
-        return {
-            **version,
-            "gitCommit": "",
-            "gitTreeState": "clean",
-            "buildDate": clock.stamp(START),
-            "goVersion": "go1.25",
-        }
+        told = {"major": "1", "minor": "36", "gitVersion": "v1.36.0", "platform": "linux/amd64", "compiler": "gc"}
+        built = {"gitCommit": "", "gitTreeState": "clean", "buildDate": clock.stamp(START), "goVersion": "go1.25"}
+        return told | built
     if path == "/api":
         return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
     if path == "/apis":
@@ -52,7 +58,7 @@ def discovery(path: str) -> Object | None:
     for group, version in groups.items():
         if path == f"/apis/{group}":
             return {"kind": "APIGroup", "apiVersion": "v1", **_group(group, version)}
-    for api_version in {kind.api_version for kind in KINDS}:
+    for api_version in {kind.api_version for kind in here}:
         if path == (f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"):
             resources = [
                 {
@@ -62,7 +68,7 @@ def discovery(path: str) -> Object | None:
                     "kind": kind.kind,
                 }
                 | {"verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]}
-                for kind in KINDS
+                for kind in here
                 if kind.api_version == api_version
             ]
             return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": resources}

@@ -72,7 +72,7 @@ class PodVerbs:
                 raise bad_request(f'previous terminated container "{container}" in pod "{name}" not found')
             return before[container]
         if container not in logs:
-            status = next(
+            status: Object = next(
                 (each for each in pod["status"].get("containerStatuses") or [] if each["name"] == container), {}
             )
             waiting = ((status.get("state") or {}).get("waiting") or {}).get("reason")

@@ -76,7 +76,7 @@ def _decoded(kind: Kind, value: Any, of: str, path: str, unknown: list[str]) -> 
     if not isinstance(value, dict):
         raise _mistyped(kind, value, path, of)
     fields = _fields(of)
-    made = {}
+    made: Object = {}
     for name, inner in value.items():
         under = f"{path}.{name}" if path else name
         if name not in fields:

@@ -21,7 +21,7 @@ from cluster.faults import Faults
 from cluster.kinds import POD, ApiError, Object, bad_request
 from cluster.loop import Loop
 from cluster.patching import JSON, MERGE, STRATEGIC
-from cluster.paths import Target, discovery, read_path
+from cluster.paths import NoSuchPath, Target, discovery, read_path
 from cluster.pod_verbs import PodVerbs
 from cluster.store import Store
 from cluster.watching import bookmark, first_events, told, too_old
@@ -49,6 +49,7 @@ class Server(ThreadingHTTPServer):
         self.store, self.api, self.loop, self.pods, self.access, self.faults = store, api, loop, pods, access, faults
         self.requests: Counter[tuple[str, str]] = Counter()
         self.errors: list[str] = []
+        self.absent: set[tuple[str, str]] = set()  # groups with their version that were never installed
         self.watches = 0
         self.cut = 0  # watches begun before it last grew are to break
         self.expired = 0  # or to say that they have expired
@@ -59,6 +60,10 @@ class Server(ThreadingHTTPServer):
     @property
     def clock(self) -> Clock:
         return self.store.clock
+
+    def count(self, verb: str, resource: str) -> None:
+        with self._lock:
+            self.requests[(verb, resource)] += 1
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
@@ -104,6 +109,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(urlsplit(self.path).path, raw, options)
         except ApiError as error:
             self._send(error.code, error.status(), options.warnings, error.headers)
+        except NoSuchPath:
+            self._send_bytes(404, b"404 page not found\n", "text/plain; charset=utf-8")
         except (Dropped, ConnectionError, TimeoutError):
             self.close_connection = True
             with suppress(OSError):
@@ -113,20 +120,21 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
 
     def _answer(self, path: str, raw: bytes, options: Options) -> None:
-        if (discovered := discovery(path)) is not None:
+        if (discovered := discovery(path, self.server.absent)) is not None:
             self._send(200, discovered)
             return
         if path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" and self.command == "POST":
+            self.server.count("create", "selfsubjectaccessreviews")
             self._send(201, self._review(json.loads(raw)))
             return
         if path in ("/healthz", "/livez", "/readyz"):
             self._send_text("ok")
             return
-        target = read_path(path)
+        target = read_path(path, self.server.absent)
         verb = self._verb(target, options.query)
         resource = f"{target.kind.plural}/{target.sub}" if target.sub else target.kind.plural
         asked = Request(verb, target.kind.group, resource, target.namespace or "", target.name)
-        self.server.requests[(verb, resource)] += 1
+        self.server.count(verb, resource)
         if self.server.faults.slow_seconds:
             time.sleep(self.server.faults.slow_seconds)
         fault = self.server.faults.take(asked)

@@ -233,6 +233,13 @@ def test_the_restricted_profile_refuses_pods_not_jobs(
     core.create_namespaced_pod(SPACE, pod("b", worker={"securityContext": SAFE}, securityContext=SAFE_POD))
 
 
+def test_a_profile_that_warns_refuses_nothing(cluster: Cluster, batch: client.BatchV1Api) -> None:
+    cluster.label_namespace({"pod-security.kubernetes.io/warn": "restricted"})
+    _, _, headers = batch.create_namespaced_job_with_http_info(SPACE, job("a"))
+    assert "would violate PodSecurity" in headers["Warning"]
+    assert len(cluster.pods_of("a")) == 1
+
+
 def test_a_quota_refuses_pods_and_the_job_tries_again(cluster: Cluster, batch: client.BatchV1Api) -> None:
     cluster.add_node("n", gpus=8)
     cluster.add_quota("gpus", {"requests.nvidia.com/gpu": "4"})
@@ -309,7 +316,7 @@ def test_a_role_is_all_that_is_allowed(cluster: Cluster, batch: client.BatchV1Ap
     assert refused(core.read_namespaced_pod_log, "a", SPACE)[0] == 404
     assert refused(core.read_namespaced_secret, "token", SPACE)[0] == 404
     assert refused(core.read_namespaced_secret, "other", SPACE)[0] == 403
-    assert refused(core.list_namespaced_pod, "default")[0] == 403
+    assert refused(batch.read_namespaced_job, "a", "default")[0] == 403, "a Role is of one namespace"
 
 
 def test_sidecars_and_mounts_of_one_pod_have_names_of_their_own(core: client.CoreV1Api) -> None:

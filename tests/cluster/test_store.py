@@ -8,7 +8,7 @@ from kubernetes import client
 from kubernetes.client import ApiException
 
 from cluster import Cluster
-from cluster.kinds import CONFIG_MAP, JOB, POD, Object
+from cluster.kinds import CONFIG_MAP, JOB, JOB_SET, POD, Object
 from cluster.samples import job, pod
 
 SPACE = Cluster.namespace
@@ -228,6 +228,8 @@ def test_foreground_keeps_the_job_until_its_pods_are_gone(cluster: Cluster, batc
     cluster.lose_node("n")
     batch.delete_namespaced_job("a", SPACE, propagation_policy="Foreground")
     held = batch.read_namespaced_job("a", SPACE)
+    again = refused(batch.create_namespaced_job, SPACE, job("a"))[1]["message"]
+    assert again == 'object is being deleted: jobs.batch "a" already exists'
     assert held.metadata.finalizers == ["foregroundDeletion"]
     assert held.metadata.deletion_timestamp is not None
     cluster.advance(3600)
@@ -304,6 +306,14 @@ def test_discovery_and_version(cluster: Cluster) -> None:
     assert {"batch", "jobset.x-k8s.io"} <= groups
     kinds = {each.name for each in client.BatchV1Api(cluster.client()).get_api_resources().resources}
     assert kinds == {"jobs"}
+
+
+def test_a_group_that_is_not_installed_is_404_in_plain_text(cluster: Cluster, core: client.CoreV1Api) -> None:
     custom = client.CustomObjectsApi(cluster.client())
-    code, _ = refused(custom.list_namespaced_custom_object, "example.org", "v1", SPACE, "things")
-    assert code == 404
+    where = ("jobset.x-k8s.io", "v1alpha2", SPACE, "jobsets")
+    assert custom.list_namespaced_custom_object(*where)["items"] == []
+    cluster.uninstall(JOB_SET)
+    with pytest.raises(ApiException) as caught:
+        custom.list_namespaced_custom_object(*where)
+    assert (caught.value.status, caught.value.body) == (404, "404 page not found\n")
+    assert "jobset.x-k8s.io" not in {group.name for group in client.ApisApi(cluster.client()).get_api_versions().groups}

@@ -9,7 +9,7 @@ from cluster.store import Change, Store, key_of
 
 
 def first_events(store: Store, target: Target, query: dict[str, str], matches: Any) -> Iterator[Object]:
-    """The present objects when no version is given, or an error when it is too old."""
+    """The present objects when no version is given, or an error when it is none yet."""
     version = query.get("resourceVersion") or "0"
     if not version.isdigit():
         raise bad_request(f"invalid resource version {version!r}")
@@ -17,8 +17,6 @@ def first_events(store: Store, target: Target, query: dict[str, str], matches: A
         for made in store.all(target.kind, target.namespace):
             if _named(made, target) and matches(made):
                 yield {"type": "ADDED", "object": made}
-    elif int(version) < store.compacted:
-        yield too_old(int(version), store.version)
     elif int(version) > store.version:
         error = ApiError(504, "Timeout", f"Timeout: Too large resource version: {version}, current: {store.version}")
         yield {"type": "ERROR", "object": error.status()}
@@ -43,15 +41,12 @@ def told(change: Change, target: Target, matches: Any) -> Object | None:
     before = change.before is not None and matches(change.before)
     if now:
         return {"type": "MODIFIED" if before else "ADDED", "object": change.object}
-    if not before:
+    if not before or change.before is None:
         return None
-    version = change.object["metadata"]["resourceVersion"]
-    last = (
-        change.object
-        if change.type == "DELETED"
-        else {**change.before, "metadata": {**change.before["metadata"], "resourceVersion": version}}
-    )  # type: ignore[dict-item, index]
-    return {"type": "DELETED", "object": last}
+    if change.type == "DELETED":
+        return {"type": "DELETED", "object": change.object}
+    meta = {**change.before["metadata"], "resourceVersion": change.object["metadata"]["resourceVersion"]}
+    return {"type": "DELETED", "object": {**change.before, "metadata": meta}}
 
 
 def bookmark(kind: Kind, version: int) -> Object:

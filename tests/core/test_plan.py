@@ -1,8 +1,6 @@
-"""Laws of the plan: what it reads of a model, what it says fits, and what it refuses."""
+"""Laws of the plan: what it says fits, and what it refuses."""
 
-import json
 import re
-import struct
 
 import pytest
 import yaml
@@ -10,119 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.plan import (
-    GIB,
-    MARGIN,
-    Shape,
-    lora_parameters,
-    plan_recipe,
-    read_safetensors_header,
-    read_shape,
-    training_steps,
-)
+from ft_assets.core.memory import GIB
+from ft_assets.core.placements import MARGIN
+from ft_assets.core.plan import plan_recipe
+from ft_assets.core.shape import Shape
+from ft_assets.core.training_time import training_steps
 from ft_assets.recipes.load import SHIPPED
 from ft_assets.recipes.schema import Recipe
 from ft_assets.recipes.training import Training
-
-TENSORS = {
-    "model.embed_tokens.weight": [100, 8],
-    "model.layers.0.self_attn.q_proj.weight": [8, 8],
-    "model.layers.0.self_attn.v_proj.weight": [4, 8],
-    "model.layers.0.mlp.up_proj.weight": [32, 8],
-    "model.layers.0.mlp.down_proj.weight": [8, 32],
-    "model.layers.0.input_layernorm.weight": [8],
-    "model.norm.weight": [8],
-}
-
-
-def safetensors(tensors=TENSORS, **more):
-    header, offset = dict(more), 0
-    for name, shape in tensors.items():
-        size = 2
-        for side in shape:
-            size *= side
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(offset)
-
-
-@pytest.fixture
-def model(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 100}))
-    (tmp_path / "model.safetensors").write_bytes(safetensors(__metadata__={"format": "pt"}))
-    return tmp_path
-
-
-def test_a_header_is_read(model):
-    header = read_safetensors_header(model / "model.safetensors")
-    assert {name: entry["shape"] for name, entry in header.items()} == TENSORS
-
-
-GOOD = safetensors()
-FAULTS = {
-    "empty": b"",
-    "seven bytes": GOOD[:7],
-    "length only": GOOD[:8],
-    "cut in the header": GOOD[:100],
-    "cut in the data": GOOD[:-1],
-    "length 0": struct.pack("<Q", 0) + GOOD[8:],
-    "length of 2^63": struct.pack("<Q", 2**63) + GOOD[8:],
-    "length past the end": struct.pack("<Q", len(GOOD)) + GOOD[8:],
-    "not JSON": struct.pack("<Q", 5) + b"hello" + bytes(9),
-    "not UTF-8": struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc",
-    "a list": struct.pack("<Q", 2) + b"[]",
-    "a number": struct.pack("<Q", 2) + b"12",
-    "a deep nest": struct.pack("<Q", 200_000) + b"[" * 200_000,
-    "a pickle": b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00" + bytes(99),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_header_is_refused_by_name(tmp_path, fault):
-    (tmp_path / "model.safetensors").write_bytes(FAULTS[fault])
-    with pytest.raises(FineTuneError, match=r"model\.safetensors"):
-        read_safetensors_header(tmp_path / "model.safetensors")
-
-
-def test_a_shape_is_what_the_tensors_add_up_to(model):
-    shape = read_shape(model)
-    assert shape.parameters == 100 * 8 + 8 * 8 + 4 * 8 + 32 * 8 + 8 * 32 + 8 + 8
-    assert (shape.hidden, shape.layers, shape.vocabulary) == (8, 1, 100)
-    assert sorted(name.rsplit(".", 1)[-1] for name in shape.linear) == ["down_proj", "q_proj", "up_proj", "v_proj"]
-
-
-def test_shards_count_once_each(model):
-    names = list(TENSORS)
-    whole = read_shape(model)
-    (model / "model.safetensors").unlink()
-    for number, part in enumerate((names[:4], names[3:])):
-        (model / f"model-{number}.safetensors").write_bytes(safetensors({name: TENSORS[name] for name in part}))
-    assert read_shape(model) == whole
-
-
-@pytest.mark.parametrize(
-    ("target", "count"),
-    [
-        ("all-linear", 3 * ((8 + 8) + (4 + 8) + (32 + 8) + (8 + 32))),
-        (["q_proj"], 3 * (8 + 8)),
-        (["q_proj", "v_proj"], 3 * (8 + 8) + 3 * (4 + 8)),
-        (["self_attn.q_proj"], 3 * (8 + 8)),
-        (r".*\.(q|v)_proj", 3 * (8 + 8) + 3 * (4 + 8)),
-    ],
-    ids=str,
-)
-def test_lora_parameters_by_hand(model, target, count):
-    """PEFT's rule: a list holds names or endings after a dot, one text is a regular expression for the whole name."""
-    assert lora_parameters(read_shape(model), 3, target) == count
-
-
-@pytest.mark.parametrize("target", [["qproj"], ["proj"], [], "gate_up_proj", "q_proj_and_more"], ids=str)
-def test_an_adapter_that_matches_nothing_is_refused(model, target):
-    with pytest.raises(FineTuneError, match="target_modules") as raised:
-        lora_parameters(read_shape(model), 3, target)
-    assert "q_proj" in str(raised.value)
-
 
 LAYER = {
     "q_proj": (576, 576),
@@ -152,7 +45,7 @@ def with_batch(size, **hardware):
 
 
 @given(per_process=st.integers(1, 64), memory_gib=st.floats(3, 200), processes=st.integers(1, 8))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_every_row_of_a_global_batch_is_seen_once_per_step(per_process, memory_gib, processes):
     for plan in plan_recipe(
         with_batch(per_process * processes, memory_gib=memory_gib, processes=processes), SMALL, SPLITS, "cpu"
@@ -162,7 +55,7 @@ def test_every_row_of_a_global_batch_is_seen_once_per_step(per_process, memory_g
 
 
 @given(memory_gib=st.floats(3, 200), device=st.sampled_from(["cpu", "cuda"]))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_what_is_planned_fits(memory_gib, device):
     for plan in plan_recipe(with_batch(64, memory_gib=memory_gib), SMALL, SPLITS, device):
         assert (
@@ -180,7 +73,7 @@ def micro_batches(wanted):
 
 
 @given(memory_gib=st.floats(0.5, 100), more=st.floats(0, 100), batch=st.integers(1, 48))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_more_memory_never_makes_a_micro_batch_smaller(memory_gib, more, batch):
     less, greater = (micro_batches(with_batch(batch, memory_gib=size)) for size in (memory_gib, memory_gib + more))
     assert all(small <= large for small, large in zip(less, greater, strict=True))
@@ -198,11 +91,8 @@ def test_longer_rows_want_more_memory():
 
 def test_pairs_want_twice_the_activations():
     by_stage = {plan.stage: plan for plan in plan_recipe(with_batch(1), SMALL, SPLITS, "cpu")}
-    assert (
-        by_stage["reward"].activations_bytes
-        == by_stage["policy"].activations_bytes
-        == 2 * by_stage["sft"].activations_bytes
-    )
+    assert by_stage["policy"].activations_bytes >= 2 * by_stage["sft"].activations_bytes
+    assert by_stage["reward"].activations_bytes < by_stage["policy"].activations_bytes  # no scores of words
 
 
 def test_only_the_stages_of_the_recipe_are_planned():
@@ -223,10 +113,7 @@ def test_a_plan_that_does_not_fit_is_refused_and_the_memory_it_names_does(stage,
 
     with pytest.raises(FineTuneError, match=f"^{stage}: one row of 200 tokens") as raised:
         planned(memory_gib)
-    text = str(raised.value)
-    assert "data.max_length" in text
-    assert "base_model" in text
-    enough = int(re.search(r"hardware\.memory_gib: (\d+)", text).group(1))
+    enough = int(re.search(r"hardware\.memory_gib: (\d+)", str(raised.value)).group(1))
     assert [plan.stage for plan in planned(enough)] == [stage]
 
 
@@ -290,75 +177,6 @@ def test_a_sweep_is_planned_for_the_largest_values_it_may_try():
 def test_a_batch_that_a_sweep_may_try_and_the_processes_cannot_share_is_refused():
     with pytest.raises(FineTuneError, match=r"search\.sft\.global_batch_size may be 6.*hardware\.processes 4"):
         plan_recipe(with_sweep(processes=4), SMALL, SPLITS, "cpu")
-
-
-def bytes_of(adapter, policy=None, device="cuda", checkpointing=False):
-    """Frozen and trainable bytes, and activations of one row, of the last planned stage on a shape of ten linear weights."""
-    big = Shape(1_000_000, 100, 10, 1000, {f"model.layers.{n}.q_proj": (100, 800) for n in range(10)})
-    body = yaml.safe_load((SHIPPED / "demo.yaml").read_text()) | {"adapter": adapter, "quantize": [], "cpt": None}
-    body["hardware"] = {"memory_gib": 80, "activation_checkpointing": checkpointing}
-    body["policy"] = policy
-    body["reward"] = body["reward"] if adapter["method"] != "prompt_tuning" else None
-    splits = {part: {"rows": 8, "tokens": 800, "longest": 100} for part in ("cpt", "sft", "preference")}
-    plan = plan_recipe(Recipe.model_validate(body), big, splits, device)[0 if policy is None else -1]
-    return plan.weights_bytes, plan.trainable_bytes, plan.activations_bytes // plan.micro_batch
-
-
-RANK_4 = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear"}
-LOGITS = 100 * 3 * 4 * 1000
-
-
-@pytest.mark.parametrize(
-    ("adapter", "frozen", "trainable"),
-    [
-        ({"method": "full"}, 0, 16 * 1_000_000),
-        ({"method": "lora", **RANK_4}, 2 * 1_000_000, 16 * 10 * 4 * 900),
-        ({"method": "lora_8bit", **RANK_4}, 2 * 200_000 + 800_000, 16 * 10 * 4 * 900),
-        ({"method": "qlora", **RANK_4}, 2 * 200_000 + 413_000, 16 * 10 * 4 * 900),
-        ({"method": "prompt_tuning", "num_virtual_tokens": 7}, 2 * 1_000_000, 16 * 7 * 100),
-    ],
-)
-def test_weights_and_what_is_trained_by_hand(adapter, frozen, trainable):
-    assert bytes_of(adapter)[:2] == (frozen, trainable)
-
-
-def test_checkpointing_keeps_two_bytes_of_each_layer_and_all_of_one():
-    adapter = {"method": "lora", **RANK_4}
-    assert bytes_of(adapter)[2] == 100 * 45 * 100 * 10 + LOGITS
-    assert bytes_of(adapter, checkpointing=True)[2] == 100 * 100 * (2 * 10 + 45) + LOGITS
-
-
-@pytest.mark.parametrize(
-    ("method", "adapter", "beside"),
-    [
-        ("dpo", {"method": "lora", **RANK_4}, 0),
-        ("dpo", {"method": "full"}, 4),
-        ("orpo", {"method": "full"}, 0),
-        ("grpo", {"method": "lora", **RANK_4}, 2),
-        ("grpo", {"method": "full"}, 6),
-    ],
-)
-def test_a_policy_holds_its_reference_and_its_reward_model_too(method, adapter, beside):
-    policy = {"method": method, "beta": 0.1, "learning_rate": 1e-5, "global_batch_size": 8, "num_train_epochs": 1}
-    own = 0 if adapter["method"] == "full" else 2
-    assert bytes_of(adapter, policy)[0] == (own + beside) * 1_000_000
-
-
-@pytest.mark.parametrize(
-    ("names", "layer"),
-    [
-        ({"hidden_size": 8, "num_hidden_layers": 1}, "bert.encoder.layer.0.attention.self.query"),
-        ({"dim": 8, "n_layers": 1}, "distilbert.transformer.layer.0.attention.q_lin"),
-        ({"hidden_size": 8, "num_hidden_layers": 1}, "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn"),
-        ({"hidden_size": 8, "num_hidden_layers": 1}, "layers.0.attn.Wqkv"),
-    ],
-)
-def test_the_shape_of_an_encoder_is_read_under_its_own_names(tmp_path, names, layer):
-    (tmp_path / "config.json").write_text(json.dumps({**names, "vocab_size": 100}))
-    tensors = {"embeddings.word_embeddings.weight": [100, 8], f"{layer}.weight": [8, 8], f"{layer}.bias": [8]}
-    (tmp_path / "model.safetensors").write_bytes(safetensors(tensors))
-    shape = read_shape(tmp_path)
-    assert (shape.hidden, shape.layers, shape.linear) == (8, 1, {layer: (8, 8)})
 
 
 def test_a_classifier_is_planned_on_its_rows():

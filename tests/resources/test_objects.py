@@ -238,6 +238,12 @@ def test_a_stage_that_does_not_train_has_the_gpus_it_asks_for(execution, gpus):
     assert bool(pod_of(workload).get("tolerations")) == bool(gpus)
 
 
+def test_a_rank_has_a_gpu_where_the_plan_counts_none():
+    without = {name: value for name, value in TWO_NODES.items() if name != "gpus_per_node"}
+    assert made(request(placement=without), processes=8).gpus == 4
+    assert made(request(placement={**without, "gpu_resource": ""}), processes=8).gpus == 0
+
+
 def test_cores_are_shared_out_among_the_ranks():
     assert variables(CASES["two-nodes"]())["OMP_NUM_THREADS"] == str(86 // 8)
     assert variables(made(request(), processes=2, threads=3))["OMP_NUM_THREADS"] == "3"
@@ -329,7 +335,7 @@ SETTINGS = st.fixed_dictionaries(
 
 
 @given(SETTINGS, st.sampled_from(["nvidia.com/gpu", "nvidia.com/mig-1g.10gb", "amd.com/gpu"]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 def test_what_a_recipe_may_say_of_pods_a_server_takes(said, resource):
     asked = request(pods=said, placement=PLACEMENT | {"gpu_resource": resource})
     for manifest in objects(made(asked, processes=1), UID):

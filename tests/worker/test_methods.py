@@ -16,7 +16,8 @@ from training import GOLDEN, LORA, School, losses, recorded, settings
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.plan import plan_recipe, read_shape
+from ft_assets.core.plan import plan_recipe
+from ft_assets.core.shape import read_shape
 from ft_assets.worker import adapters, trainers
 from ft_assets.worker.models import check_base, load_trained, without_peft
 from ft_assets.worker.template import IGNORED

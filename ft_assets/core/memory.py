@@ -1,0 +1,447 @@
+"""The memory of a training stage in one placement, part by part, at the moment of a step when most is held.
+
+Works from a model's ``config.json`` and safetensors header alone. What is trained is in float32 with AdamW's two states beside
+it: 4 bytes of weight, 4 of gradient and 8 of optimizer for each parameter. DeepSpeed's bfloat16 engine (ZeRO 1 to 3 on a GPU)
+holds 2, 2 and 12, and parts them over the processes (Rajbhandari et al., arXiv 1910.02054, section 3.1 and figure 1).
+
+A step has two peaks: when the backward pass begins all activations are there and no gradient yet (unless batches are
+accumulated), when the optimizer steps all gradients and no activation. The parts of :class:`Memory` are those of the higher.
+"""
+
+import math
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+from ft_assets.core.activations import (
+    Compute,
+    head_bytes,
+    identity_bytes,
+    layer_bytes,
+    outer_bytes,
+    reference_bytes,
+    step_bytes,
+)
+from ft_assets.core.errors import FineTuneError
+from ft_assets.core.shape import Shape
+from ft_assets.recipes.schema import Recipe
+from ft_assets.recipes.training import Full, Lora, Policy, PromptTuning, Training
+
+GIB = 2**30
+# Resident memory of a worker on a CPU that has imported its libraries, and done nothing yet.
+WORKER_BYTES = 600_000_000
+# Of a worker on a CPU, beside: what is imported on the way, and what the allocator cannot give again. The launcher has glibc keep
+# freed memory in one heap, where large blocks no longer find room between small ones: so much of what comes and goes in a step.
+IMPORTED_BYTES, ONEDNN_BYTES, HEAP = 40_000_000, 45_000_000, 0.25  # oneDNN's kernels are for bfloat16
+# Of a process on a GPU: the driver's context with the kernels that are loaded (0.81 GB measured on an H200 with CUDA 13) and
+# cuBLAS's workspace (0.07 GB); with other processes, NCCL's buffers.
+CONTEXT_BYTES, NCCL_BYTES = 880_000_000, int(0.5 * GIB)
+# Resident on the host of a worker that computes on a GPU.
+CUDA_WORKER_BYTES = int(3.5 * GIB)
+# What NVIDIA advises for several processes of one machine (NCCL user guide, troubleshooting, shared memory).
+SHM_BYTES = GIB
+# DeepSpeed's defaults: numbers in a bucket that is reduced or gathered, and weights that ZeRO-3 keeps whole at a time.
+BUCKET, LIVE = 500_000_000, 1_000_000_000
+NF4_BITS = 4.127  # with double quantization: 4 + 8/64 + 32/(64 * 256) (Dettmers et al., arXiv 2305.14314, section 3)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to run a stage. ``device`` is ``cpu`` or ``cuda``, ``processes`` are those of all ``nodes`` together,
+    ``micro_batch`` is rows of one process per forward pass. ``liger``: its kernels are installed where the worker runs.
+    """
+
+    device: str
+    processes: int
+    nodes: int
+    micro_batch: int
+    zero_stage: int
+    offload_optimizer: str
+    offload_param: str
+    activation_checkpointing: bool
+    liger: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: on its device of one process at the peak of a step, ``host`` and ``shm`` of one node, ``disk`` of the whole run."""
+
+    weights: int = 0
+    beside: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    logits: int = 0
+    cache: int = 0
+    overhead: int = 0
+    host: int = 0
+    shm: int = 0
+    disk: int = 0
+
+    @property
+    def peak(self) -> int:
+        """Of one process on its device."""
+        held = self.weights + self.beside + self.gradients + self.optimizer
+        return held + self.activations + self.logits + self.cache + self.overhead
+
+
+def stage_memory(recipe: Recipe, name: str, shape: Shape, rows: dict[str, int], layout: Layout) -> Memory:
+    """What a stage of the plan (``cpt``, ``sft``, ``reward``, ``policy``, ``classifier``) takes in one layout.
+
+    Args:
+        rows: ``rows``, ``tokens`` and ``longest`` row that the stage's trainer sees.
+    """
+    stage = _Stage(recipe, name, shape, rows, layout)
+    moments = [stage.at_backward(), stage.at_step(), stage.at_loading()]
+    if stage.online:
+        moments.append(stage.at_generation())
+    highest = max((stage.in_heap(moment) for moment in moments), key=lambda moment: moment.peak)
+    return replace(highest, host=stage.host(highest.peak), shm=stage.shm(), disk=stage.disk())
+
+
+def tokens_of_longest(recipe: Recipe, rows: dict[str, int]) -> int:
+    """Of the longest row, with what prompt tuning puts before it."""
+    virtual = recipe.adapter.num_virtual_tokens if isinstance(recipe.adapter, PromptTuning) else 0
+    return max(1, rows["longest"]) + virtual
+
+
+@dataclass(frozen=True)
+class _Stage:
+    recipe: Recipe
+    name: str
+    shape: Shape
+    rows: dict[str, int]
+    layout: Layout
+
+    @cached_property
+    def settings(self) -> Training:
+        found: Training = getattr(self.recipe, self.name)
+        return found
+
+    @property
+    def method(self) -> str:
+        """Of a policy, how it learns; otherwise empty."""
+        return self.settings.method if isinstance(self.settings, Policy) else ""
+
+    @property
+    def online(self) -> bool:
+        return isinstance(self.settings, Policy) and self.settings.online
+
+    @property
+    def compares(self) -> bool:
+        """Whether a policy is held to a reference."""
+        return isinstance(self.settings, Policy) and self.method != "orpo" and self.settings.beta > 0
+
+    @property
+    def full(self) -> bool:
+        return isinstance(self.recipe.adapter, Full)
+
+    @property
+    def scores(self) -> bool:
+        """Whether it gives a sequence a number or a label, and so has no head over the vocabulary."""
+        return self.name in ("reward", "classifier")
+
+    @cached_property
+    def parameters(self) -> int:
+        return self.shape.parameters - (self.shape.head if self.scores else 0)
+
+    @cached_property
+    def trained(self) -> int:
+        return self.parameters if self.full else trainable_parameters(self.recipe, self.shape)
+
+    @cached_property
+    def frozen(self) -> int:
+        return frozen_bytes(self.recipe, self.parameters, self.shape, self.compute.width)
+
+    @cached_property
+    def engine(self) -> bool:
+        """Whether DeepSpeed holds weights in bfloat16; on a CPU it casts nothing."""
+        return self.layout.zero_stage > 0 and self.layout.device == "cuda" and self.compute.width == 2
+
+    @cached_property
+    def sequences(self) -> int:
+        """Of a micro-batch; a pair is two."""
+        pairs = self.name == "reward" or self.method in ("dpo", "orpo")
+        return self.layout.micro_batch * (2 if pairs else 1)
+
+    @cached_property
+    def longest(self) -> int:
+        return tokens_of_longest(self.recipe, self.rows)
+
+    @cached_property
+    def tokens(self) -> int:
+        return self.sequences * self.longest
+
+    @cached_property
+    def names(self) -> list[str]:
+        adapter = self.recipe.adapter
+        return adapted_weights(self.shape, adapter.target_modules) if isinstance(adapter, Lora) else []
+
+    @cached_property
+    def compute(self) -> Compute:
+        layout, device = self.layout, self.layout.device
+        wanted = self.recipe.hardware.dtype
+        width = 4 if wanted == "float32" or (device == "cpu" and wanted == "auto") else 2
+        if self.full and device == "cpu" and layout.zero_stage:
+            width = 4  # nothing is cast there under DeepSpeed
+        packed = self.name == "sft" and self.recipe.data.packing
+        return Compute(
+            device=device,
+            width=width,
+            cast=self.full and width == 2 and not (layout.zero_stage and device == "cuda"),
+            masked=device == "cpu" if packed else self.sequences > 1,
+            fused_lora=layout.zero_stage < 3,
+            liger=layout.liger and device == "cuda" and not self.scores,
+        )
+
+    def _states(self) -> Memory:
+        """Weights, gradients and optimizer of one process on its device, before anything computes."""
+        layout, t, own = self.layout, self.trained, 2 if self.engine else 4
+        weights, gradients = float(own * t + self.frozen), float(own * t)
+        optimizer = float(optimizer_bytes(self.settings, self.shape, t, self.full))
+        if layout.zero_stage:
+            optimizer = (optimizer + 4 * t) / layout.processes  # and weights in float32 of its own
+        elif layout.processes > 1:
+            gradients *= 2  # DDP's buckets are a copy
+        if layout.zero_stage >= 2:
+            gradients /= layout.processes
+        if layout.zero_stage == 3:
+            whole = self.frozen if is_quantized(self.recipe) else 0  # bitsandbytes' weights are parted nowhere
+            weights = (weights - whole) / layout.processes + whole
+        return Memory(
+            weights=0 if layout.offload_param != "none" else math.ceil(weights),
+            beside=self._beside(),
+            gradients=0 if layout.offload_optimizer != "none" and layout.zero_stage >= 2 else math.ceil(gradients),
+            optimizer=0 if layout.offload_optimizer != "none" else math.ceil(optimizer),
+            overhead=self._overhead(),
+        )
+
+    def _beside(self) -> int:
+        """Models beside the one that is trained: a whole reference in float32, or TRL's copy of the adapter; the
+        reward model of an online policy.
+        """
+        if not isinstance(self.settings, Policy):
+            return 0
+        reward = (self.shape.parameters - self.shape.head) * self.compute.width if self.online else 0
+        if not self.compares:
+            return reward
+        parts = self.layout.processes if self.layout.zero_stage == 3 else 1
+        return reward + 4 * (self.parameters // parts if self.full else self.trained)
+
+    def _overhead(self) -> int:
+        layout, t = self.layout, self.trained
+        if layout.device == "cpu":
+            return WORKER_BYTES + (4 * min(BUCKET, t) if layout.zero_stage else 0)
+        found = CONTEXT_BYTES + (NCCL_BYTES if layout.processes > 1 else 0)
+        if layout.zero_stage:
+            # A bucket, and the own part of the gradients in float32 for the step.
+            found += self.compute.width * BUCKET + 4 * t // layout.processes
+        if layout.zero_stage == 3:
+            found += self.compute.width * min(LIVE, self.parameters)
+        return found
+
+    def at_backward(self) -> Memory:
+        """When the backward pass begins, of the last micro-batch of a step."""
+        states, shape, compute, adapter = self._states(), self.shape, self.compute, self.recipe.adapter
+        layer = layer_bytes(shape, adapter, self.names, compute, self.longest)
+        held = outer_bytes(shape, adapter, compute) + shape.layers * layer
+        moment = step_bytes(shape, compute) * self.tokens
+        casts = 2 * sum(out * into for out, into in shape.linear.values()) if compute.cast else 0
+        casts += identity_bytes(shape, adapter, self.names, compute)
+        if self.layout.activation_checkpointing:
+            stream = 4 if compute.cast else compute.width
+            held = outer_bytes(shape, adapter, compute) + shape.layers * stream * shape.hidden
+            moment += layer * self.tokens + casts / max(1, shape.layers)
+            casts = 0
+        logits = 0 if self.scores else head_bytes(shape, compute, self.tokens, self.method == "orpo")
+        moment += dequantized_bytes(self.recipe, shape, compute.width)
+        if self.compares:
+            again = 2 * sum(out * into for out, into in shape.linear.values()) if compute.cast else 0
+            moment = max(moment, reference_bytes(shape, compute, not self.full) * self.tokens + again)
+        return replace(
+            states,
+            gradients=self._gradients_at_backward(states.gradients),
+            activations=math.ceil(held * self.tokens + casts + max(0.0, moment - logits)),
+            logits=logits,
+        )
+
+    def _gradients_at_backward(self, whole: int) -> int:
+        """All of them where batches are accumulated; DDP keeps its buckets; otherwise that of the head, which comes first."""
+        per_process = self.settings.global_batch_size // self.layout.processes
+        if per_process > self.layout.micro_batch:
+            return whole
+        if self.layout.processes > 1 and not self.layout.zero_stage:
+            return whole // 2
+        own = 4 * self.shape.vocabulary * self.shape.hidden if self.full and not self.scores else 0
+        return min(whole, own)
+
+    def at_step(self) -> Memory:
+        """When the optimizer steps."""
+        states = self._states()
+        if self.settings.optim == "adafactor":
+            largest = max((out * into for out, into in self.shape.linear.values()), default=0)
+            largest = max(largest, self.shape.vocabulary * self.shape.hidden) if self.full else largest
+            states = replace(states, activations=2 * 4 * min(largest, self.trained))  # the update, and its square
+        return states
+
+    def at_loading(self) -> Memory:
+        """On a CPU a file stays mapped while its weights are cast to another type; on a GPU that is the host's."""
+        states = self._states()
+        cast = self.shape.file_bytes != self.compute.width * self.shape.parameters or self.full
+        mapped = self.shape.file_bytes if self.layout.device == "cpu" and cast else 0
+        return replace(states, gradients=0, optimizer=0, activations=mapped)
+
+    def at_generation(self) -> Memory:
+        """When an online policy writes the answers of a step, all at once: keys and values of each token, layer and head, and
+        what one layer takes for the prompts.
+        """
+        shape, width = self.shape, self.compute.width
+        answers = max(1, self.settings.global_batch_size // self.layout.processes)
+        tokens = answers * self.longest
+        return replace(
+            self._states(),
+            gradients=0,
+            cache=2 * tokens * shape.layers * (shape.key_value or shape.hidden) * width,
+            activations=tokens * (3 * shape.intermediate + 4 * shape.hidden) * width,
+            logits=2 * 4 * answers * shape.vocabulary,
+        )
+
+    def in_heap(self, moment: Memory) -> Memory:
+        """On a CPU, with what the allocator takes beside. Gradients that are not there now have left holes, into which activations
+        fit and tiles of scores do not; so have the weights that were loaded before they were quantized.
+        """
+        if self.layout.device == "cuda":
+            return moment
+        identity = identity_bytes(self.shape, self.recipe.adapter, self.names, self.compute)
+        passing = moment.gradients + moment.activations + moment.logits + moment.cache
+        holes = max(0, self._states().gradients - moment.gradients - moment.activations) if moment.logits else 0
+        if is_quantized(self.recipe):
+            holes += self.compute.width * sum(out * into for out, into in self.shape.linear.values())
+        imported = IMPORTED_BYTES + (ONEDNN_BYTES if self.compute.width == 2 else 0)
+        beside = imported + holes + int(HEAP * max(0, passing - identity))
+        return replace(moment, overhead=moment.overhead + beside)
+
+    def host(self, peak: int) -> int:
+        """Memory of one node: the processes themselves, or what they load before a GPU has it, and what is offloaded."""
+        layout = self.layout
+        here = math.ceil(layout.processes / layout.nodes)
+        if layout.device == "cpu":
+            return here * peak
+        loaded = 0 if is_quantized(self.recipe) else (4 if self.full else self.compute.width) * self.parameters
+        parts = layout.processes if layout.zero_stage == 3 else 1
+        offloaded = 0.0
+        if layout.offload_optimizer != "none":
+            offloaded += (12 + (4 if layout.zero_stage >= 2 else 0)) * self.trained / layout.processes
+        if layout.offload_param != "none":
+            offloaded += self.compute.width * self.parameters / layout.processes
+        return math.ceil(here * (CUDA_WORKER_BYTES + max(loaded / parts, offloaded)))
+
+    def shm(self) -> int:
+        return SHM_BYTES if self.layout.device == "cuda" and self.layout.processes > self.layout.nodes else 0
+
+    def disk(self) -> int:
+        """Checkpoints, of which one more than are kept is there while it is written, and the artifact: a whole model in
+        bfloat16, or an adapter in float32.
+        """
+        whole = self.full or self.scores
+        each = (4 * self.trained) + optimizer_bytes(self.settings, self.shape, self.trained, self.full)
+        each += 4 * self.trained if self.layout.zero_stage else 0
+        kept = self.recipe.hardware.keep_checkpoints + 1 + (self.settings.metric_for_best_model is not None)
+        return kept * each + (2 * self.parameters if whole else 4 * self.trained)
+
+
+def trainable_parameters(recipe: Recipe, shape: Shape) -> int:
+    """Parameters that are trained; of the adapter alone where there is one."""
+    adapter = recipe.adapter
+    if isinstance(adapter, Full):
+        return shape.parameters
+    if isinstance(adapter, PromptTuning):
+        return adapter.num_virtual_tokens * shape.hidden
+    count = lora_parameters(shape, adapter.r, adapter.target_modules)
+    if adapter.method == "dora":  # and a magnitude for each output
+        count += sum(shape.linear[name][0] for name in adapted_weights(shape, adapter.target_modules))
+    return count
+
+
+def is_quantized(recipe: Recipe) -> bool:
+    return recipe.adapter.method in ("qlora", "lora_8bit")
+
+
+def frozen_bytes(recipe: Recipe, parameters: int, shape: Shape, width: int) -> int:
+    """Bytes of the weights that are not trained; linear ones of layers in NF4 or, with a scale for each row, in int8. With
+    full training none is frozen.
+
+    Args:
+        parameters: of the model as it is loaded.
+        width: bytes of a number that is not quantized.
+    """
+    if isinstance(recipe.adapter, Full):
+        return 0
+    if not is_quantized(recipe):
+        return parameters * width
+    quantized = sum(out * into for out, into in shape.linear.values())
+    if recipe.adapter.method == "qlora":
+        packed = int(quantized * NF4_BITS / 8)
+    else:
+        packed = quantized + 4 * sum(out for out, _ in shape.linear.values())
+    return (parameters - quantized) * width + packed
+
+
+def dequantized_bytes(recipe: Recipe, shape: Shape, width: int) -> int:
+    """Of the largest linear weight, as it is multiplied with."""
+    largest = max((out * into for out, into in shape.linear.values()), default=0)
+    return width * largest if is_quantized(recipe) else 0
+
+
+def optimizer_bytes(settings: Training, shape: Shape, trained: int, full: bool) -> int:
+    """States of the optimizer: Adam's two in float32; bitsandbytes' in 8 bit with a scale in float32 for each 256 of them,
+    but for embeddings (arXiv 2110.02861, sections 2.1 and 2.3); Adafactor's one number for each row and column of a matrix
+    (arXiv 1804.04235, section 3).
+    """
+    embedding = shape.vocabulary * shape.hidden if full else 0
+    if settings.optim == "adamw_bnb_8bit":
+        return 8 * embedding + int((trained - embedding) * (2 + 2 * 4 / 256))
+    if settings.optim == "adafactor":
+        sides = sum(out + into for out, into in shape.linear.values()) + 2 * (shape.vocabulary + shape.hidden)
+        return 4 * sides
+    return 8 * trained
+
+
+def adapted_weights(shape: Shape, target_modules: str | list[str]) -> list[str]:
+    """Names of the linear weights that an adapter is put on.
+
+    Raises:
+        FineTuneError: ``target_modules`` is no regular expression.
+    """
+    try:
+        return _adapted(shape, target_modules if isinstance(target_modules, str) else tuple(target_modules))
+    except re.error as error:
+        raise FineTuneError(f"adapter.target_modules {target_modules!r} is no regular expression: {error}") from error
+
+
+@lru_cache(maxsize=16)
+def _adapted(shape: Shape, target_modules: str | tuple[str, ...]) -> list[str]:
+    """Kept, as a plan asks for the same of each of its many layouts."""
+    return [name for name in shape.linear if _is_target(name, target_modules)]
+
+
+def lora_parameters(shape: Shape, r: int, target_modules: str | list[str]) -> int:
+    """r * (in + out) for each adapted linear weight.
+
+    Raises:
+        FineTuneError: ``target_modules`` matches none, or is no regular expression.
+    """
+    names = adapted_weights(shape, target_modules)
+    if not names:
+        raise FineTuneError(
+            f"adapter.target_modules {target_modules!r} matches no linear weight of the base model; "
+            f"it has {', '.join(sorted({name.rsplit('.', 1)[-1] for name in shape.linear}))}"
+        )
+    return sum(r * sum(shape.linear[name]) for name in names)
+
+
+def _is_target(name: str, target_modules: str | tuple[str, ...]) -> bool:
+    """PEFT's rule: a text is a regular expression for the whole name, a list holds names or endings after a dot."""
+    if isinstance(target_modules, str):
+        return target_modules == "all-linear" or re.fullmatch(target_modules, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in target_modules)

@@ -1,0 +1,109 @@
+"""What a plan needs to know of a model, from its ``config.json`` and safetensors headers alone."""
+
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ft_assets.core.errors import FineTuneError
+
+MAX_HEADER_BYTES = 100 * 2**20
+OF_A_LAYER = re.compile(r"(^|\.)(layers?|albert_layers)\.\d+\.")
+# Its own names for what others call so.
+DISTILBERT = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+}
+HEAD = re.compile(r"^(lm_head|embed_out|output)\.")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the plan needs to know of a model.
+
+    ``linear`` holds (out, in) of each linear weight of a layer by its name; ``query`` and ``key_value`` are the widths of all
+    heads together; ``gated``: the feed-forward part multiplies two inner states of width ``intermediate`` (SwiGLU), and does
+    not pass on one; ``head`` is the parameters of a language model's head that has its own; ``file_bytes`` are those on disk.
+    """
+
+    parameters: int
+    hidden: int
+    layers: int
+    vocabulary: int
+    linear: dict[str, tuple[int, int]] = field(hash=False)
+    intermediate: int = 0
+    heads: int = 1
+    query: int = 0
+    key_value: int = 0
+    gated: bool = True
+    head: int = 0
+    file_bytes: int = 0
+
+
+def read_safetensors_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file: dtype, shape and offsets by tensor name.
+
+    Raises:
+        FineTuneError: the file is cut, in its header or its data, or its header is absurd.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            raise FineTuneError(f"{path}: not a safetensors file (header of {length} bytes in a file of {size})")
+        try:
+            header: dict[str, Any] = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            data = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
+            raise FineTuneError(f"{path}: safetensors header cannot be read: {error!r:.200}") from error
+    if 8 + length + data != size:
+        raise FineTuneError(f"{path}: {size} bytes, its header promises {8 + length + data}; fetch the file again")
+    return header
+
+
+def weights_bytes(folder: Path) -> int:
+    """Size of a model's or adapter's weights on disk."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def in_config(config: dict[str, Any], name: str) -> Any:
+    """A field of a ``config.json``, under whichever name it has there; None where there is none."""
+    return config.get(name, config.get(DISTILBERT.get(name, name)))
+
+
+def read_shape(folder: Path) -> Shape:
+    config = json.loads((folder / "config.json").read_text())
+    tensors: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors |= read_safetensors_header(path)
+    linear = {
+        name.removesuffix(".weight"): (entry["shape"][0], entry["shape"][1])
+        for name, entry in tensors.items()
+        if len(entry["shape"]) == 2 and OF_A_LAYER.search(name)
+    }
+    hidden, layers = int(in_config(config, "hidden_size")), int(in_config(config, "num_hidden_layers"))
+    inner = int(in_config(config, "intermediate_size") or 4 * hidden)
+    heads = int(in_config(config, "num_attention_heads") or 1)
+    width = int(in_config(config, "head_dim") or hidden // heads)
+    widened = sum(out for out, given in linear.values() if given == hidden and out in (inner, 2 * inner))
+    return Shape(
+        parameters=sum(math.prod(entry["shape"]) for entry in tensors.values()),
+        hidden=hidden,
+        layers=layers,
+        vocabulary=int(config["vocab_size"]),
+        linear=linear,
+        intermediate=inner,
+        heads=heads,
+        query=heads * width,
+        key_value=int(in_config(config, "num_key_value_heads") or heads) * width,
+        gated=widened >= 2 * inner * layers,
+        head=sum(math.prod(entry["shape"]) for name, entry in tensors.items() if HEAD.match(name)),
+        file_bytes=sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in tensors.values()),
+    )

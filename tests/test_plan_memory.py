@@ -1,0 +1,25 @@
+"""The plan's peak memory beside what the worker's processes had: a part of ``make bench-plan``'s grid."""
+
+import pytest
+
+from benchmarks.memory_runs import Case
+from benchmarks.plan_memory import BAR, DEEP, UNDER, WIDE, measure
+
+CASES = (
+    Case(WIDE, "full", tokens=256),
+    Case(WIDE, "lora", tokens=512),
+    Case(DEEP, "lora", stage="policy", tokens=256, micro_batch=1),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("bases")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_peak_is_predicted(folder, case):
+    row = measure(case, folder)
+    print(row.line())
+    assert UNDER <= row.error <= BAR
