@@ -64,7 +64,8 @@ class Wait(StrEnum):
 class Verdict:
     """``pod`` decided it; ``lines`` are the last words of that pod, where its termination message holds them.
 
-    ``look`` says that the events of ``pod`` (or of the Job, where it is empty) may tell more.
+    ``look`` says that more may be heard: from the events of ``pod`` (or of the Job, where it is empty) while it waits, from
+    its pods once it has ended.
     """
 
     state: State
@@ -236,11 +237,12 @@ def _by_condition(condition: Manifest) -> Verdict:
     message = condition.get("message", "")
     words = f"failed, and none of its pods is left to say why ({condition.get('reason', '')}: {message})"
     if "has condition DisruptionTarget" in message:
-        return Verdict(State.PREEMPTED, words)
+        return Verdict(State.PREEMPTED, words, look=True)
     code = re.search(r"failed with exit code (\d+)", message)
     if code is None:
-        return Verdict(State.FAILED, words)
-    return Verdict(State.STOPPED if int(code[1]) == STOPPED else State.FAILED, words, code=int(code[1]))
+        return Verdict(State.FAILED, words, look=True)
+    state = State.STOPPED if int(code[1]) == STOPPED else State.FAILED
+    return Verdict(state, words, code=int(code[1]), look=True)
 
 
 def _disruption(pod: Manifest, job: Manifest, condition: Manifest) -> Verdict:

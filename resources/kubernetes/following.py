@@ -195,7 +195,7 @@ class Materialization:
             self.watch.look_at_pods(entry, LOG_SECONDS)
         verdict = self._verdict(entry, events)
         for _ in range(LAST_WORDS_POLLS):
-            if verdict.pod or verdict.state is State.DELETED:
+            if not verdict.look:
                 break
             entry.changed.clear()
             self.api.clock.wait(entry.changed, POLL_SECONDS)
@@ -229,7 +229,7 @@ class Materialization:
 
     def _keep_logs(self, entry: Followed, verdict: Verdict, folder: Path) -> None:
         """What failed pods printed, beside the worker's own log: they go with their Job."""
-        if verdict.state in (State.SUCCEEDED, State.DELETED):
+        if verdict.state not in (State.FAILED, State.OOM, State.STOPPED):
             return
         failed = [pod for pod in entry.pods.values() if pod["status"].get("phase") == "Failed" and not pod["gone"]]
         with suppress(ClusterRefused, ClusterAway, OSError):
