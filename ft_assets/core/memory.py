@@ -33,7 +33,9 @@ GIB = 2**30
 WORKER_BYTES = 600_000_000
 # Of a worker on a CPU, beside: what is imported on the way, and what the allocator cannot give again. The launcher has glibc keep
 # freed memory in one heap, where large blocks no longer find room between small ones: so much of what comes and goes in a step.
-IMPORTED_BYTES, ONEDNN_BYTES, HEAP = 40_000_000, 45_000_000, 0.25  # oneDNN's kernels are for bfloat16
+# All as measured; oneDNN's kernels are for bfloat16.
+IMPORTED_BYTES, ONEDNN_BYTES, BITSANDBYTES_BYTES = 40_000_000, 45_000_000, 100_000_000
+HEAP, HEAP_WITH_DROPOUT = 0.25, 0.7
 # Of a process on a GPU: the driver's context with the kernels that are loaded (0.81 GB measured on an H200 with CUDA 13) and
 # cuBLAS's workspace (0.07 GB); with other processes, NCCL's buffers.
 CONTEXT_BYTES, NCCL_BYTES = 880_000_000, int(0.5 * GIB)
@@ -308,7 +310,7 @@ class _Stage:
 
     def in_heap(self, moment: Memory) -> Memory:
         """On a CPU, with what the allocator takes beside. Gradients that are not there now have left holes, into which activations
-        fit and tiles of scores do not; so have the weights that were loaded before they were quantized.
+        fit and tiles of scores do not; so have weights that were loaded before they were made int8.
         """
         if self.layout.device == "cuda":
             return moment
@@ -316,10 +318,13 @@ class _Stage:
         passing = moment.gradients + moment.activations + moment.logits + moment.cache
         holes = max(0, self._states().gradients - moment.gradients - moment.activations) if moment.logits else 0
         if is_quantized(self.recipe):
-            times = 2 if self.recipe.adapter.method == "lora_8bit" else 1  # as measured
-            holes += times * self.compute.width * sum(out * into for out, into in self.shape.linear.values())
+            holes += BITSANDBYTES_BYTES
+        if self.recipe.adapter.method == "lora_8bit":
+            holes += self.compute.width * sum(out * into for out, into in self.shape.linear.values())
         imported = IMPORTED_BYTES + (ONEDNN_BYTES if self.compute.width == 2 else 0)
-        beside = imported + holes + int(HEAP * max(0, passing - identity))
+        dropped = isinstance(self.recipe.adapter, Lora) and self.recipe.adapter.lora_dropout
+        share = HEAP_WITH_DROPOUT if dropped else HEAP
+        beside = imported + holes + int(share * max(0, passing - identity))
         return replace(moment, overhead=moment.overhead + beside)
 
     def host(self, peak: int) -> int:
