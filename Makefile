@@ -12,7 +12,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned dependencies into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt "torch==2.13.0"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[worker,postgres,dev]'
 	@touch $@
 
 demo: $(READY)
@@ -42,11 +42,15 @@ ui: $(READY)
 	@test -f $(FT_HOME)/dagster_home/dagster.yaml || cp deploy/local/dagster.yaml $(FT_HOME)/dagster_home/
 	DAGSTER_HOME=$(FT_HOME)/dagster_home $(BIN)/dagster dev
 
-# Chromium for the tests that look at the UI and the report; they skip with a message where it cannot be had.
+# For tests that drive real programs: Chromium looks at the UI and the report, PostgreSQL keeps Dagster's records, nginx is the
+# proxy before its webserver. Where one cannot be had, its tests skip with a message. RUNLEVEL=1: nothing is started as a service.
+PROGRAMS := chromium chromedriver nginx initdb
+PACKAGES := chromium chromium-driver fonts-dejavu-core nginx-light postgresql
+debian: export PATH := $(PATH):/usr/sbin:$(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
 debian:
-	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core >/dev/null; } \
-	  || echo "no Chromium here: browser tests will be skipped"
+	@(for name in $(PROGRAMS); do command -v $$name >/dev/null || exit 1; done) || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && apt-get update -qq && RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null; } \
+	  || echo "not all of $(PACKAGES) can be had here: their tests will be skipped"
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.sft_overhead

@@ -19,7 +19,7 @@ from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.errors import CorruptArtifact, FineTuneError, MissingInput, Problem, RecipeError
 from ft_assets.core.garbage import collect_rarely
 from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS
-from ft_assets.core.recipe_run import base_of, plans, stages_of
+from ft_assets.core.recipe_run import base_of, stages_of
 from ft_assets.deploying import deploy_app
 from ft_assets.recipes.load import Catalog, add_file, named_sources
 from ft_assets.terminal import Screen, print_table
@@ -31,8 +31,6 @@ app = typer.Typer(
 recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipe files.")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(deploy_app, name="deploy")
-
-GIB = 2**30
 
 
 @app.command()
@@ -84,28 +82,29 @@ def _print_outcome(outcome: Any, found: Settings, name: str) -> None:
 
 
 @app.command()
-def plan(recipe: RecipeArgument, as_json: AsJson = False) -> None:
-    """Memory, time and cost of each training stage, before it is paid for."""
-    found, known, name = open_recipe(recipe)
-    planned = plans(stages_of(known, known.recipe(name), found.open_store()))
-    if as_json:
-        print(json.dumps([vars(entry) for entry in planned], indent=1))
+def plan(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A recipe's name, or the path of its YAML file.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every placement considered, and why it does not fit.")] = False,
+    stage: Annotated[str | None, typer.Option(help="This stage of the plan alone (sft, say).")] = None,
+    calibration: Annotated[
+        bool,
+        typer.Option("--calibration", help="What was predicted and what was measured, of every finished training."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Where each training stage would run, its memory, time and cost, before it is paid for."""
+    from ft_assets import planning
+
+    if calibration:
+        planning.show_calibration(settings().open_store(), as_json)
         return
-    rows = [
-        [
-            p.stage,
-            str(p.processes),
-            f"{p.micro_batch} x {p.gradient_accumulation_steps}",
-            str(p.zero_stage),
-            str(p.steps),
-            f"{p.peak_bytes / GIB:.2f}",
-            f"{p.seconds / 60:.1f}",
-            f"{p.cost_usd:.4f}",
-        ]
-        for p in planned
-    ]
-    columns = ["stage", "processes", "micro batch", "ZeRO", "steps", "peak GiB", "minutes", "USD"]
-    print_table(f"plan of {name}", columns, rows, right=tuple(columns[1:]))
+    if recipe is None:
+        raise FineTuneError("ft plan wants a RECIPE, or --calibration")
+    found, known, name = open_recipe(recipe)
+    show = planning.show_options if every else planning.show_plan
+    show(known, name, found.open_store(), stage, as_json)
 
 
 @app.command()

@@ -23,7 +23,7 @@ import psutil
 from pydantic import Field
 
 from ft_assets.core.advice import memory_advice
-from ft_assets.core.errors import WorkerFailed
+from ft_assets.core.errors import FineTuneError, WorkerFailed
 from ft_assets.core.progress import describe, last_progress
 from resources.worker import worker_environment
 
@@ -65,6 +65,7 @@ class LocalLauncher(dg.ConfigurableResource):
         Raises:
             WorkerFailed: it ended with an error, and then holds its last 50 lines, or was stopped for too long.
         """
+        _refuse_other_nodes(request)
         folder: Path = Path(self.runs) / context.run_id / request["stage"]
         folder.mkdir(parents=True, exist_ok=True)
         execution = {**request["execution"], "grace_seconds": self.grace_seconds}
@@ -117,6 +118,15 @@ class LocalLauncher(dg.ConfigurableResource):
                 if line and line != last_line:
                     context.log.info(line)
                     last_line = line
+
+
+def _refuse_other_nodes(request: dict[str, Any]) -> None:
+    nodes = request["execution"].get("placement", {}).get("nodes", 1)
+    if nodes > 1:
+        raise FineTuneError(
+            f"the plan places {request['stage']} on {nodes} nodes, and FT_LAUNCHER=local has this machine alone; set "
+            "FT_LAUNCHER=kubernetes, or let hardware offer no more than one node has (counts of gpus, nodes)"
+        )
 
 
 @contextmanager
@@ -180,7 +190,7 @@ def _start(command: list[str], env: dict[str, str], folder: Path, stdin: int) ->
     with (folder / "output.log").open("ab") as output:
         return subprocess.Popen(
             command,
-            env=env,
+            env={**env, "FT_PARENT": str(os.getpid())},
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=stdin,

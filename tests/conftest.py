@@ -6,15 +6,21 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import containers as box
 import psutil
 import pytest
+from buckets import bucket, server  # noqa: F401
 from filelock import FileLock
 from splitting import Splitter
 
 from ft_assets.core.read import read_records
+
+if TYPE_CHECKING:
+    from cluster import Cluster
 
 ROOT = Path(__file__).parent.parent
 # Where the fault suite kills; the same number kills at the same points.
@@ -56,6 +62,15 @@ sources:
 DPO = "{method: dpo, beta: 0.1, learning_rate: 1.0e-3, global_batch_size: 2, num_train_epochs: 1, max_steps: 3}"
 # float32, as chips differ in what they are fast in.
 ONE_PROCESS = "{checkpoint_every_steps: 2, device: cpu, dtype: float32, threads_per_process: 1}"
+
+
+@pytest.fixture
+def cluster() -> "Iterator[Cluster]":
+    """A Kubernetes cluster with an API server at ``cluster.url`` and a clock that stands still."""
+    from cluster import Cluster  # and with it the kubernetes client, a second that only these tests are worth
+
+    with Cluster() as made:
+        yield made
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

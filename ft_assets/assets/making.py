@@ -145,6 +145,7 @@ def make_stage_in_worker(
             "deepspeed": hardware.deepspeed,
             "torch_compile": hardware.torch_compile,
             "full_determinism": hardware.full_determinism,
+            "pods": hardware.pods.of(stage.name),
             **hardware.checkpoints(),
             **(execution or {}),
         },

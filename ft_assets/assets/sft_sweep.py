@@ -6,7 +6,7 @@ import dagster as dg
 
 from ft_assets.assets.making import Made, make_in_worker, recipe_run
 from ft_assets.assets.showing import image
-from ft_assets.assets.training import DEPS, GPU_POOL
+from ft_assets.assets.training import DEPS, GPU_POOL, placed
 from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.recipe_run import placement
 from resources.catalog import CatalogResource
@@ -40,7 +40,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
             made = make_in_worker(context, run, "sft_sweep", launcher, store, tracker)
             return made.result("no search in the recipe")
         execution = {
-            "placement": placement(run, "sft_sweep"),
+            **placed(placement(run, "sft_sweep")),
             "parallel_trials": hardware.parallel_trials,
             "threads": hardware.threads_per_process,
         }

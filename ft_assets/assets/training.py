@@ -76,8 +76,14 @@ def train(
             ],
         )
     chosen = placement(run, name)
-    made = make_in_worker(context, run, name, launcher, store, tracker, {"placement": chosen}, chosen["processes"])
+    made = make_in_worker(context, run, name, launcher, store, tracker, placed(chosen), chosen["processes"])
     return shown(made, name, chosen)
+
+
+def placed(chosen: dict[str, Any]) -> dict[str, Any]:
+    """What a worker is told of its placement. One that is planned for GPUs must not train on what else there is."""
+    device = {"device": "cuda"} if chosen["gpu"] else {}
+    return {"placement": chosen, "memory_gib": chosen["memory_gib"], "usd_per_hour": chosen["usd_per_hour"], **device}
 
 
 def shown(made: Made, name: str, chosen: dict[str, Any]) -> dg.MaterializeResult:
@@ -102,6 +108,8 @@ def shown(made: Made, name: str, chosen: dict[str, Any]) -> dg.MaterializeResult
             "resumed from step": made.manifest.execution.get("resumed_from_step", 0),
             "dtype": made.manifest.execution.get("dtype", ""),
             "processes": chosen["processes"],
+            "nodes": chosen["nodes"],
+            "GPU": chosen["gpu"] or "none named",
             "ZeRO stage": chosen["zero_stage"],
             "micro batch": chosen["micro_batch"],
             "predicted peak (MB)": round(chosen["peak_bytes"] / 1e6),

@@ -5,11 +5,12 @@ from typing import Any
 import dagster as dg
 
 from ft_assets.assets.making import make_here, recipe_run
+from ft_assets.assets.showing import image, table_schema
 from ft_assets.core.artifact import Staging
 from ft_assets.core.lineage import CODE_VERSIONS
-from ft_assets.core.memory import GIB
-from ft_assets.core.plan import as_json
+from ft_assets.core.plan import StagePlan, as_json
 from ft_assets.core.recipe_run import plans
+from ft_assets.report.placing import duration, plan_row
 from resources.catalog import CatalogResource
 from resources.store import StoreResource
 
@@ -22,8 +23,8 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         kinds={"json"},
         owners=["team:ml"],
         code_version=CODE_VERSIONS["training_plan"],
-        description="Peak memory, hours and dollars of each training stage, and the batch, accumulation and ZeRO stage "
-        "chosen from them. Refuses what does not fit.",
+        description="Where each training stage runs: the GPUs, ZeRO stage, offload and batch that cost least of all that fit, with "
+        "memory, hours and dollars. Refuses what does not fit.",
     )
     def training_plan(
         context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource
@@ -36,43 +37,20 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         made = make_here(context, run.stages["training_plan"], run.store, 0.0, produce)
         found = made.artifact.json("plan.json")
         seconds, dollars = sum(plan["seconds"] for plan in found), sum(plan["cost_usd"] for plan in found)
-        return made.result(
-            f"{seconds / 60:.1f} min, ${dollars:.4f} predicted",
-            {"plan": plan_table(found), "predicted cost (USD)": dollars, "predicted seconds": seconds},
-        )
+        shown = {
+            "plan": plan_table(found),
+            "why": dg.MetadataValue.md("\n".join(f"- **{plan['stage']}**: {plan['why']}" for plan in found)),
+            "memory": image("stage_memory", found),
+            "placements considered": sum(plan["considered"] for plan in found),
+            "placements that fit": sum(plan["fitting"] for plan in found),
+            "predicted cost (USD)": dollars,
+            "predicted seconds": seconds,
+        }
+        return made.result(f"{duration(seconds)}, ${dollars:.4f} predicted", shown)
 
     return training_plan
 
 
 def plan_table(plans: list[dict[str, Any]]) -> dg.TableMetadataValue:
-    rows = [
-        {
-            "stage": plan["stage"],
-            "processes": plan["processes"],
-            "micro batch": plan["micro_batch"],
-            "accumulation": plan["gradient_accumulation_steps"],
-            "ZeRO": plan["zero_stage"],
-            "steps": plan["steps"],
-            "peak GiB": round(plan["peak_bytes"] / GIB, 2),
-            "minutes": round(plan["seconds"] / 60, 2),
-            "USD": plan["cost_usd"],
-        }
-        for plan in plans
-    ]
-    schema = dg.TableSchema(
-        [
-            dg.TableColumn(name, "string" if name == "stage" else "float")
-            for name in (
-                "stage",
-                "processes",
-                "micro batch",
-                "accumulation",
-                "ZeRO",
-                "steps",
-                "peak GiB",
-                "minutes",
-                "USD",
-            )
-        ]
-    )
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema)
+    rows = [plan_row(StagePlan(**plan)) for plan in plans]
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], table_schema(dict.fromkeys(rows[0], "string")))

@@ -156,6 +156,18 @@ class ArtifactStore:
         except (ValueError, TypeError) as error:
             raise CorruptArtifact(f"{stage} {fingerprint[:12]}: {MANIFEST} cannot be read ({error})") from error
 
+    def manifests(self, stage: str) -> Iterator[Manifest]:
+        """Those of every finished artifact of a stage, in the order of their fingerprints."""
+        self.fs.invalidate_cache()
+        try:
+            paths = self.fs.ls(self._key("artifacts", stage), detail=False)
+        except FileNotFoundError:
+            return
+        for path in sorted(paths):
+            manifest = self.lookup(stage, os.path.basename(path))
+            if manifest is not None:
+                yield manifest
+
     def open(self, stage: str, fingerprint: str, only: Collection[str] | None = None) -> Artifact | None:
         """The artifact with its files on local disk and verified against its manifest; None where there is none.
 

@@ -21,7 +21,7 @@ CODE_VERSIONS = {
     "judged_batch": "2",
     "split_shard": "1",
     "tokenized_splits": "5",
-    "training_plan": "2",
+    "training_plan": "3",
     "cpt_adapter": "2",
     "sft_trial": "1",
     "sft_sweep": "1",

@@ -11,7 +11,7 @@ accumulated), when the optimizer steps all gradients and no activation. The part
 import math
 import re
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from ft_assets.core.activations import (
     Compute,
@@ -376,9 +376,15 @@ def adapted_weights(shape: Shape, target_modules: str | list[str]) -> list[str]:
         FineTuneError: ``target_modules`` is no regular expression.
     """
     try:
-        return [name for name in shape.linear if _is_target(name, target_modules)]
+        return _adapted(shape, target_modules if isinstance(target_modules, str) else tuple(target_modules))
     except re.error as error:
         raise FineTuneError(f"adapter.target_modules {target_modules!r} is no regular expression: {error}") from error
+
+
+@lru_cache(maxsize=16)
+def _adapted(shape: Shape, target_modules: str | tuple[str, ...]) -> list[str]:
+    """Kept, as a plan asks for the same of each of its many layouts."""
+    return [name for name in shape.linear if _is_target(name, target_modules)]
 
 
 def lora_parameters(shape: Shape, r: int, target_modules: str | list[str]) -> int:
@@ -396,7 +402,7 @@ def lora_parameters(shape: Shape, r: int, target_modules: str | list[str]) -> in
     return sum(r * sum(shape.linear[name]) for name in names)
 
 
-def _is_target(name: str, target_modules: str | list[str]) -> bool:
+def _is_target(name: str, target_modules: str | tuple[str, ...]) -> bool:
     """PEFT's rule: a text is a regular expression for the whole name, a list holds names or endings after a dot."""
     if isinstance(target_modules, str):
         return target_modules == "all-linear" or re.fullmatch(target_modules, name) is not None

@@ -1,185 +1,178 @@
-"""The plan: peak memory, time and cost of each training stage, and the placement chosen from them.
+"""The plan: the placement of each training stage that costs least of those that fit, with its memory, time and cost."""
 
-LoRA costs 4 FLOP per parameter and token (forward 2, backward through frozen weights 2), training every weight 6.
-"""
-
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ft_assets.core.advice import refusal
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.memory import GIB, Layout, stage_memory, tokens_of_longest
+from ft_assets.core.memory import GIB, tokens_of_longest
+from ft_assets.core.placements import PARTS, Option, Task, options, preference
 from ft_assets.core.shape import Shape
+from ft_assets.core.training_time import training_steps
 from ft_assets.recipes.schema import Recipe
-from ft_assets.recipes.sweep import Sweep
-from ft_assets.recipes.training import Full, Policy, Training
 
-MARGIN = 0.9
-FLOPS_PER_SECOND = {"cpu": 0.9e11, "cuda": 4.0e14}
+SWEEP = "sft_sweep"
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Placement and prediction for one stage; memory in bytes per process, time in seconds, cost in US dollars."""
+    """Placement and prediction for one stage; memory in bytes, time in seconds, cost in US dollars.
+
+    ``processes`` are those of all ``nodes``. Of one process are ``memory_gib`` (what its device has), ``peak_bytes`` and
+    ``memory`` up to its ``overhead``; of one node ``host_bytes``, ``node_memory_bytes`` (what it has; 0: not known), ``shm_bytes``,
+    ``cpus`` (0: not known) and ``gpus_per_node``; of the whole run ``disk_bytes`` and ``usd_per_hour``. ``gpu`` names an entry of
+    ``hardware.gpus``; it is empty where the recipe describes one machine. ``considered`` options were compared, of which
+    ``fitting`` fit; ``why`` says what decided.
+    """
 
     stage: str
     processes: int
+    nodes: int
     micro_batch: int
     gradient_accumulation_steps: int
     zero_stage: int
     offload_optimizer: str
     offload_param: str
     activation_checkpointing: bool
+    gpu: str
+    gpu_resource: str
+    gpus_per_node: int
+    node_selector: dict[str, str]
+    spot: bool
+    cpus: float
+    memory_gib: float
+    usd_per_hour: float
     steps: int
     longest_row_tokens: int
     weights_bytes: int
     trainable_bytes: int
     activations_bytes: int
     peak_bytes: int
+    host_bytes: int
+    node_memory_bytes: int
+    shm_bytes: int
+    disk_bytes: int
+    memory: dict[str, int]
     seconds: float
     cost_usd: float
+    considered: int
+    fitting: int
+    why: str
 
 
 def plan_recipe(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]], device: str) -> list[StagePlan]:
-    """One plan per stage the recipe trains; with a sweep, for the values that want most, and one for all trials in turn.
+    """One plan per stage the recipe trains; with a sweep, for the values that want most, and one for all its trials.
 
     Args:
         splits: of each training role: ``rows``, ``tokens`` and ``longest`` row.
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        FineTuneError: not even one row at a time fits; says what would.
+        FineTuneError: nothing on offer fits, and it says what would; or all of it costs more than ``hardware.budget_usd``.
     """
-    sweep = recipe.hyperparameters
-    if sweep is not None:
-        _refuse_uneven_batches(recipe, sweep)
-        recipe = recipe.with_values(sweep.largest())
-    parts = {
-        "cpt": "cpt",
-        "sft": "sft",
-        "reward": "preference",
-        "policy": recipe.policy_role,
-        "classifier": "classification",
-    }
-    plans = []
-    for name, part in parts.items():
-        settings: Training | None = getattr(recipe, name)
-        if settings is not None:
-            rows = splits[part]
-            if isinstance(settings, Policy):
-                rows = _seen_by(settings, rows)
-            plan = _plan_stage(recipe, name, settings, shape, rows, device)
-            if sweep is not None and name == "sft":
-                seconds, cost = plan.seconds * sweep.n_trials, plan.cost_usd * sweep.n_trials
-                plans.append(replace(plan, stage="sft_sweep", seconds=round(seconds, 1), cost_usd=round(cost, 6)))
-            plans.append(plan)
+    plans = [_plan(stage, task) for stage, task in tasks(recipe, shape, splits, device).items()]
+    if recipe.hyperparameters is not None:
+        plans = [_of_all_trials(recipe, plan, device) if plan.stage == SWEEP else plan for plan in plans]
+    _keep_to_budget(recipe, plans)
     return plans
 
 
-def _seen_by(policy: Policy, rows: dict[str, int]) -> dict[str, int]:
-    """The rows that a policy's trainer counts: both sides of a pair each, or each answer that it writes itself."""
-    if policy.method == "kto":
-        return {**rows, "rows": 2 * rows["rows"]}
-    if not policy.online:
-        return rows
-    answers = rows["rows"] * policy.num_generations
-    return {
-        "rows": answers,
-        "tokens": policy.num_generations * rows["tokens"] + answers * policy.max_completion_length,
-        "longest": rows["longest"] + policy.max_completion_length,
-    }
+def tasks(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]], device: str) -> dict[str, Task]:
+    """What is to be placed, by the plan's name for it."""
+    sweep, at_once = recipe.hyperparameters, 1
+    sizes: tuple[int, ...] = ()
+    if sweep is not None:
+        space = sweep.search.sft.get("global_batch_size")
+        sizes, at_once = tuple(space.whole_numbers()) if space else (), recipe.hardware.parallel_trials
+        recipe = recipe.with_values(sweep.largest())
+    found: dict[str, Task] = {}
+    for name, part in {**PARTS, "policy": recipe.policy_role}.items():
+        if getattr(recipe, name) is not None:
+            task = Task(recipe, name, shape, splits[part], device, sizes if name == "sft" else ())
+            if sweep is not None and name == "sft":
+                found[SWEEP] = replace(task, at_once=at_once)
+            found[name] = task
+    return found
 
 
-def _refuse_uneven_batches(recipe: Recipe, sweep: Sweep) -> None:
-    processes, space = recipe.hardware.processes, sweep.search.sft.get("global_batch_size")
-    if uneven := [size for size in space.whole_numbers() if size % processes] if space else []:
-        raise FineTuneError(
-            f"hyperparameters.search.sft.global_batch_size may be {uneven[0]}, which is no multiple of "
-            f"hardware.processes {processes}; give choices, or low and step that are"
-        )
-
-
-def _plan_stage(
-    recipe: Recipe, name: str, settings: Training, shape: Shape, part: dict[str, int], device: str
-) -> StagePlan:
-    hardware = recipe.hardware
-    if settings.global_batch_size % hardware.processes:
-        raise FineTuneError(
-            f"{name}.global_batch_size {settings.global_batch_size} is no multiple of "
-            f"hardware.processes {hardware.processes}"
-        )
-    per_process = settings.global_batch_size // hardware.processes
-    zero = (0 if hardware.processes == 1 else 2) if hardware.zero_stage == "auto" else hardware.zero_stage
-    layouts = [
-        Layout(
-            device=device,
-            processes=hardware.processes,
-            nodes=1,
-            micro_batch=size,
-            zero_stage=zero,
-            offload_optimizer=hardware.offload_optimizer,
-            offload_param=hardware.offload_param,
-            activation_checkpointing=hardware.activation_checkpointing,
-        )
-        for size in range(1, per_process + 1)
-        if per_process % size == 0
-    ]
-    memories = [stage_memory(recipe, name, shape, part, layout) for layout in layouts]
-    room = hardware.memory_gib * GIB * MARGIN
-    longest = tokens_of_longest(recipe, part)
-    if memories[0].peak > room:
-        raise FineTuneError(
-            f"{name}: one row of {longest} tokens wants {memories[0].peak / GIB:.1f} GiB, "
-            f"hardware.memory_gib allows {room / GIB:.1f}. Any of these would fit: "
-            f"hardware.memory_gib: {math.ceil(memories[0].peak / GIB / MARGIN)}; "
-            f"a smaller data.max_length; a smaller base_model"
-        )
-    layout, memory = max(
-        (pair for pair in zip(layouts, memories, strict=True) if pair[1].peak <= room),
-        key=lambda pair: pair[0].micro_batch,
-    )
-    micro = layout.micro_batch
-    if micro == 1 and isinstance(settings, Policy) and settings.method == "kto":
-        raise FineTuneError(
-            "policy: kto compares at least two rows at a time, and one fits in each process; raise hardware.memory_gib "
-            f"({hardware.memory_gib:g}) or policy.global_batch_size ({settings.global_batch_size})"
-        )
-    steps = training_steps(part["rows"], settings)
-    tokens = steps * settings.global_batch_size * part["tokens"] / max(1, part["rows"])
-    reference = 1.5 if name == "policy" else 1.0
-    seconds = (
-        tokens
-        * (6 if isinstance(recipe.adapter, Full) else 4)
-        * shape.parameters
-        * reference
-        / (FLOPS_PER_SECOND[device] * (hardware.processes if device == "cuda" else 1))
-    )
+def _plan(stage: str, task: Task) -> StagePlan:
+    found, left_out = options(task)
+    ranked = sorted((option for option in found if not option.misfit), key=lambda option: preference(task, option))
+    if not ranked:
+        raise FineTuneError(refusal(task, found, left_out))
+    best = ranked[0]
+    offer, layout, memory = best.offer, best.layout, best.memory
     return StagePlan(
-        stage=name,
-        processes=hardware.processes,
-        micro_batch=micro,
-        gradient_accumulation_steps=per_process // micro,
-        zero_stage=zero,
-        offload_optimizer=hardware.offload_optimizer,
-        offload_param=hardware.offload_param,
-        activation_checkpointing=hardware.activation_checkpointing,
-        steps=steps,
-        longest_row_tokens=longest,
+        stage=stage,
+        processes=layout.processes,
+        nodes=layout.nodes,
+        micro_batch=layout.micro_batch,
+        gradient_accumulation_steps=best.accumulation,
+        zero_stage=layout.zero_stage,
+        offload_optimizer=layout.offload_optimizer,
+        offload_param=layout.offload_param,
+        activation_checkpointing=layout.activation_checkpointing,
+        gpu=offer.gpu,
+        gpu_resource=offer.resource,
+        gpus_per_node=offer.gpus_per_node,
+        node_selector=offer.node_selector,
+        spot=offer.spot,
+        cpus=offer.cpus,
+        memory_gib=offer.memory_gib,
+        usd_per_hour=offer.usd_per_hour,
+        steps=training_steps(task.rows["rows"], task.settings),
+        longest_row_tokens=tokens_of_longest(task.recipe, task.rows),
         weights_bytes=memory.weights + memory.beside,
         trainable_bytes=memory.gradients + memory.optimizer,
         activations_bytes=memory.activations + memory.logits + memory.cache,
         peak_bytes=memory.peak,
-        seconds=round(seconds, 1),
-        cost_usd=round(seconds / 3600 * hardware.usd_per_hour, 6),
+        host_bytes=memory.host * task.at_once,
+        node_memory_bytes=int(offer.node_memory_gib * GIB),
+        shm_bytes=memory.shm * task.at_once,
+        disk_bytes=memory.disk * task.at_once,
+        memory=asdict(memory),
+        seconds=best.seconds,
+        cost_usd=best.cost_usd,
+        considered=len(found),
+        fitting=len(ranked),
+        why=_why(ranked, len(found)),
     )
 
 
-def training_steps(rows: int, settings: Training) -> int:
-    """Optimizer steps: batches per epoch times the epochs, unless ``max_steps`` says fewer or more.
+def _why(ranked: list[Option], considered: int) -> str:
+    """What decided between the best and the runner-up, which is one with other processes where there is one."""
+    best, *others = ranked
+    if not others:
+        return f"{best} is the only one that fits, of {considered} considered"
+    runner_up = next((option for option in others if option.offer != best.offer), others[0])
+    told = f"{best} is the best of {len(ranked)} that fit, of {considered} considered; runner-up {runner_up}: "
+    if runner_up.cost_usd > best.cost_usd:
+        return told + f"${runner_up.cost_usd:,.4g} instead of ${best.cost_usd:,.4g}"
+    if runner_up.layout.processes > best.layout.processes:
+        return told + "costs the same with more processes"
+    if runner_up.seconds > best.seconds:
+        return told + f"{runner_up.seconds / 60:,.1f} minutes instead of {best.seconds / 60:,.1f}"
+    return told + "predicted to take as long, and less simple"
 
-    Mirrors transformers' Trainer, which rounds the last, smaller batch of an epoch up to a step.
-    """
-    return settings.max_steps or math.ceil(math.ceil(rows / settings.global_batch_size) * settings.num_train_epochs)
+
+def _of_all_trials(recipe: Recipe, plan: StagePlan, device: str) -> StagePlan:
+    """``parallel_trials`` at once on GPUs of their own; on a CPU they share its cores, so that it takes as long as in turn."""
+    assert recipe.hyperparameters is not None
+    trials = recipe.hyperparameters.n_trials
+    rounds = -(-trials // recipe.hardware.parallel_trials) if device == "cuda" else trials
+    return replace(plan, seconds=round(plan.seconds * rounds, 1), cost_usd=round(plan.cost_usd * rounds, 6))
+
+
+def _keep_to_budget(recipe: Recipe, plans: list[StagePlan]) -> None:
+    budget, total = recipe.hardware.budget_usd, sum(plan.cost_usd for plan in plans)
+    if budget is None or total <= budget:
+        return
+    most = max(plans, key=lambda plan: plan.cost_usd)
+    raise FineTuneError(
+        f"the cheapest plan costs ${total:,.2f}, hardware.budget_usd is {budget:g}. Most of it is {most.stage}, ${most.cost_usd:,.2f} "
+        f"for {most.seconds / 3600:,.2f} h on {most.processes} x {most.gpu or 'process'}. Raise the budget, offer a cheaper GPU, or "
+        f"train less: {most.stage.removesuffix('_sweep')}.num_train_epochs or max_steps, data.max_train_rows"
+    )
 
 
 def as_json(plans: list[StagePlan]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from ft_assets.core.batches import BatchState, recipe_batches
 from ft_assets.core.errors import MissingInput
 from ft_assets.core.lineage import Inputs, Stage, base_stage, model_stages
 from ft_assets.core.plan import StagePlan, as_json, plan_recipe
-from ft_assets.core.shape import read_shape
+from ft_assets.core.shape import Shape, read_shape
 from ft_assets.recipes.base import base_identity
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.schema import Recipe
@@ -97,14 +97,22 @@ def _validated(recipe: Recipe, states: Mapping[str, BatchState]) -> dict[str, di
 
 def plans(run: RecipeRun) -> list[StagePlan]:
     """The plan of a recipe whose base model and tokenized splits have been made."""
+    return plan_recipe(run.recipe, *planned_from(run))
+
+
+def planned_from(run: RecipeRun) -> tuple[Shape, dict[str, dict[str, int]], str]:
+    """What a plan is made from beside the recipe: the model's shape, rows and tokens of each role, the device."""
     parts = run.artifact("tokenized_splits").manifest.metrics["parts"]
     splits = {
         role: {"rows": part["rows"]["train"], "tokens": part["tokens"], "longest": part["longest"]}
         for role, part in parts.items()
         if "tokens" in part
     }
-    device = "cuda" if run.recipe.hardware.device == "cuda" else "cpu"
-    return plan_recipe(run.recipe, read_shape(run.artifact("base_model").folder), splits, device)
+    return read_shape(run.artifact("base_model").folder), splits, planned_device(run.recipe)
+
+
+def planned_device(recipe: Recipe) -> str:
+    return "cuda" if recipe.hardware.gpus or recipe.hardware.device == "cuda" else "cpu"
 
 
 def placement(run: RecipeRun, asset: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Shape:
     hidden: int
     layers: int
     vocabulary: int
-    linear: dict[str, tuple[int, int]]
+    linear: dict[str, tuple[int, int]] = field(hash=False)
     intermediate: int = 0
     heads: int = 1
     query: int = 0

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from ft_assets.recipes.pods import Key, LabelValue, Pods, ResourceName
 from ft_assets.recipes.strict import Strict
@@ -24,7 +24,7 @@ class Gpu(Strict):
     """One type of GPU on offer, and the node it stands in. Price in US dollars per hour of one GPU.
 
     ``counts`` are the numbers of GPUs that may be taken; above ``per_node`` they are whole nodes. ``bf16_tflops`` is the dense
-    peak of the data sheet.
+    peak of the data sheet. ``node_memory_gib`` and ``node_cpus`` are what a node has to give to pods.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
@@ -39,6 +39,17 @@ class Gpu(Strict):
     node_selector: dict[Key, LabelValue] = {}
     spot: bool = False
 
+    @field_validator("counts")
+    @classmethod
+    def _named_once(cls, counts: list[int]) -> list[int]:
+        return sorted(set(counts))
+
+    @model_validator(mode="after")
+    def _takes_whole_nodes(self) -> "Gpu":
+        if uneven := [count for count in self.counts if count > self.per_node and count % self.per_node]:
+            raise ValueError(f"counts has {uneven[0]}, which is more than one node and no multiple of {self.per_node}")
+        return self
+
 
 class Hardware(Strict):
     """Execution only: nothing here changes a fingerprint. Memory in GiB, price in US dollars per hour.
@@ -48,20 +59,22 @@ class Hardware(Strict):
     every 100 steps, or less often where saving would take more than 3% of the time. The last ``keep_checkpoints`` stay.
     ``deepspeed`` is merged into the configuration that is made from the rest, for what DeepSpeed can do and has no field here.
     ``parallel_trials`` of a sweep train at once, each with the memory and the processes given here.
-    With ``gpus`` the plan chooses the type and number of GPUs for each stage, and ``processes``, ``memory_gib`` and
-    ``usd_per_hour`` are of no meaning to it. A plan that costs more than ``budget_usd`` is refused.
+    With ``gpus`` the plan chooses the type and number of GPUs for each stage, and ``processes``, ``nodes``, ``memory_gib`` and
+    ``usd_per_hour`` are of no meaning to it. A plan that costs more than ``budget_usd`` is refused. Where ``zero_stage``,
+    ``offload_optimizer``, ``offload_param`` and ``activation_checkpointing`` are ``auto``, the plan chooses them too.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
     threads_per_process: Annotated[int, Field(ge=1, le=1024)] | None = None
     memory_gib: Annotated[float, Field(gt=0, le=65_536)] = 8.0
     usd_per_hour: Annotated[float, Field(ge=0, le=100_000)] = 0.0
     zero_stage: Literal["auto", 0, 1, 2, 3] = "auto"
-    offload_optimizer: Literal["none", "cpu"] = "none"
-    offload_param: Literal["none", "cpu"] = "none"
-    activation_checkpointing: bool = False
+    offload_optimizer: Literal["auto", "none", "cpu"] = "auto"
+    offload_param: Literal["auto", "none", "cpu"] = "auto"
+    activation_checkpointing: Literal["auto"] | bool = "auto"
     torch_compile: bool = False
     full_determinism: bool = False
     deepspeed: dict[str, JsonValue] = {}
@@ -77,8 +90,8 @@ class Hardware(Strict):
     @model_validator(mode="after")
     def _deepspeed_has_what_it_needs(self) -> "Hardware":
         wanted = {
-            "offload_optimizer": self.offload_optimizer != "none",
-            "offload_param": self.offload_param != "none",
+            "offload_optimizer": self.offload_optimizer == "cpu",
+            "offload_param": self.offload_param == "cpu",
             "deepspeed": bool(self.deepspeed),
         }
         least = {"offload_optimizer": 1, "offload_param": 3, "deepspeed": 1}
@@ -94,6 +107,17 @@ class Hardware(Strict):
             raise ValueError(f"deepspeed.zero_optimization is {zero!r:.40}, not a mapping")
         if taken := sorted(set(zero) & set(OURS_IN_ZERO)):
             raise ValueError(f"deepspeed.zero_optimization sets {', '.join(taken)}, which fields of hardware decide")
+        return self
+
+    @model_validator(mode="after")
+    def _places_are_clear(self) -> "Hardware":
+        if self.processes % self.nodes:
+            raise ValueError(f"processes {self.processes} is no multiple of nodes {self.nodes}")
+        names = [gpu.name for gpu in self.gpus]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"gpus names {twice[0]} twice; give one entry all of its counts")
+        if self.gpus and self.device == "cpu":
+            raise ValueError("device is cpu and gpus are on offer; leave one of the two out")
         return self
 
     def checkpoints(self) -> dict[str, float | None]:

@@ -315,7 +315,8 @@ class Recipe(Strict):
         other steps on another number of GPUs.
         """
         hardware = self.hardware
-        parted = hardware.processes > 1 if hardware.zero_stage == "auto" else hardware.zero_stage > 0
+        auto = hardware.zero_stage == "auto"  # of GPUs on offer the plan takes such as need no ZeRO
+        parted = hardware.processes > 1 and not hardware.gpus if auto else hardware.zero_stage != 0
         for stage in ("cpt", "sft", "reward", "policy", "classifier"):
             own: Training | None = getattr(self, stage)
             if parted and own is not None and own.optim != "adamw_torch_fused":

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 ACCENT, SECOND, MUTED = "#2f6fdb", "#e0812b", "#8a94a6"
 INK = "#1b2333"
+MEMORY_PARTS = ("weights", "beside", "gradients", "optimizer", "activations", "logits", "cache", "overhead")
+MEMORY_COLOURS = ("#2f6fdb", "#7aa5ee", "#e0812b", "#f0b27a", "#2e9e6b", "#86cfae", "#9a5fc4", "#8a94a6")
 STYLE = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
@@ -106,6 +108,25 @@ def quarantine(reasons: dict[str, int]) -> Figure:
     axes.barh(names, [reasons[name] for name in names], color=SECOND, height=0.6)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="rows", title="quarantined" if reasons else "nothing quarantined")
+    return figure
+
+
+def stage_memory(plans: list[dict[str, Any]]) -> Figure:
+    """Planned peak of one process of each stage in GiB, by what takes it, with what its device has as a line."""
+    figure, axes = _figure(height=max(2.0, 1.0 + 0.5 * len(plans)))
+    left = [0.0] * len(plans)
+    at = list(range(len(plans)))
+    for part, colour in zip(MEMORY_PARTS, MEMORY_COLOURS, strict=True):
+        values = [plan["memory"][part] / 2**30 for plan in plans]
+        if any(values):
+            axes.barh(at, values, left=left, color=colour, label=part, height=0.6)
+            left = [before + value for before, value in zip(left, values, strict=True)]
+    for row, plan in enumerate(plans):
+        axes.plot([plan["memory_gib"]] * 2, [row - 0.4, row + 0.4], color=INK, linewidth=1.5)
+    axes.set_yticks(at, [plan["stage"] for plan in plans])
+    axes.invert_yaxis()
+    axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.25), fontsize=8)
+    axes.set(xlabel="GiB of one process (line: what its device has)", title="planned peak memory")
     return figure
 
 

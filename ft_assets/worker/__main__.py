@@ -8,10 +8,14 @@ can go on where it stopped, with 1 for anything else.
 """
 
 import importlib
+import json
 import os
 import sys
+import time
+import traceback
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 
 from ft_assets.core.errors import STOPPED, FineTuneError, Stopped
 from ft_assets.core.garbage import collect_rarely, collected_rarely
@@ -44,6 +48,7 @@ def main(stage: str, request: str) -> int:
         if not request:
             return 0
     job = Job.read(Path(request))
+    sys.excepthook = noted
     try:
         if "RANK" in os.environ:
             work(stage, job)
@@ -52,9 +57,26 @@ def main(stage: str, request: str) -> int:
                 if not already_made:
                     work(stage, job)
     except FineTuneError as error:
+        note_failure(f"{type(error).__name__}: {error}")
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return STOPPED if isinstance(error, Stopped) else 2
     return 0
+
+
+def noted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    note_failure("".join(traceback.format_exception(kind, error, trace)))
+    sys.__excepthook__(kind, error, trace)
+
+
+def note_failure(text: str) -> None:
+    """Tells torchrun what this rank failed of, in the form it reads."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path is None:
+        return
+    whole = Path(f"{path}.whole")
+    with suppress(OSError):  # the disk is full, say; half a file would stop torchrun
+        whole.write_text(json.dumps({"message": text, "timestamp": str(int(time.time()))}))
+        os.replace(whole, path)
 
 
 def work(stage: str, job: Job) -> None:

@@ -196,11 +196,12 @@ class KeepCheckpoints(TrainerCallback):
         )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         ranks.wait_for_all()  # every rank has written its part
+        others = {name for names in ranks.from_all(checkpoints.listed(folder)) for name in names}
         if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             seconds = self.seconds_before + time.monotonic() - self.started
-            checkpoints.sign(folder, self.dtype, seconds, self.world, state.best_global_step)
+            checkpoints.sign(folder, self.dtype, seconds, self.world, state.best_global_step, others)
             checkpoints.rotate(folder, self.keep, state.best_global_step)
         ranks.wait_for_all()  # none leaves before the signature is there
         self.saved, self.saved_step = time.monotonic(), state.global_step

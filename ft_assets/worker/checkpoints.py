@@ -12,7 +12,7 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,16 +31,20 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def sign(checkpoint: Path, dtype: str, seconds: float, world: str, best: int | None = None) -> None:
+def sign(
+    checkpoint: Path, dtype: str, seconds: float, world: str, best: int | None = None, others: Collection[str] = ()
+) -> None:
     """Writes the signature of a checkpoint that has been saved in full.
 
     Args:
+        others: files as other ranks list them: what another node wrote, a network volume may not list here yet, though
+            it opens.
         dtype: number type the run computes in; a resumed run keeps it.
         seconds: wall-clock time spent on the artifact so far.
         world: number of processes and ZeRO stage, which a checkpoint's files depend on.
         best: step of the best checkpoint so far, whose weights may be the result.
     """
-    names = sorted(_names(checkpoint))
+    names = sorted({*listed(checkpoint), *others})
     paths = [checkpoint / name for name in names]
     for path in paths:
         _sync(path)
@@ -92,7 +96,7 @@ def fault(checkpoint: Path) -> str | None:
         return "its signature cannot be read"
     if set(signature) != FIELDS:
         return "another version of this code saved it"
-    if strange := sorted(_names(checkpoint) - set(files)):
+    if strange := sorted(listed(checkpoint) - set(files)):
         return f"{strange[0]} was not saved with it"
     paths = [checkpoint / name for name in files]
     if missing := [path.name for path in paths if not path.is_file()]:
@@ -106,7 +110,7 @@ def fault(checkpoint: Path) -> str | None:
     return None
 
 
-def _names(checkpoint: Path) -> set[str]:
+def listed(checkpoint: Path) -> set[str]:
     """Its files, but the signature and the universal form that another number of processes was given."""
     names = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
     return {name for name in names if name != SIGNATURE and "universal" not in name}

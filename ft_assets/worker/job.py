@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_assets.core.artifact import Artifact, ArtifactStore, Staging
-from ft_assets.core.errors import MissingInput
+from ft_assets.core.errors import FineTuneError, MissingInput
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "deepspeed", "tokenizers")
 PR_SET_PDEATHSIG = 1
@@ -141,6 +141,9 @@ def one_at_a_time(job: Job) -> Iterator[bool]:
 
     The kernel frees the lock when its holder dies, however it dies. Partial work goes once the artifact is made, and what a
     killed holder was committing at once.
+
+    Raises:
+        FineTuneError: the volume has no locks.
     """
     with (job.scratch / ".lock").open("w") as lock:
         try:
@@ -148,6 +151,11 @@ def one_at_a_time(job: Job) -> Iterator[bool]:
         except BlockingIOError:
             job.progress("waiting for another worker that makes the same artifact")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise FineTuneError(
+                f"{job.scratch} cannot be locked ({error.strerror}): two workers of one artifact would spoil each other's "
+                "checkpoints. Mount its volume with file locks (NFS 4, or Lustre's option flock, say)"
+            ) from error
         job.store.clear_staging(job.fingerprint)
         try:
             yield job.store.lookup(job.stage, job.fingerprint) is not None
@@ -157,10 +165,13 @@ def one_at_a_time(job: Job) -> Iterator[bool]:
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Asks the kernel (Linux) to signal this process when its parent dies, so that no worker outlives its run."""
-    if not sys.platform.startswith("linux"):
-        return
+    """Asks the kernel (Linux) to signal this process when its parent dies, so that no worker outlives its run.
+
+    One whose parent died before it got here has another parent than the one that ``FT_PARENT`` names. A container's first process has its parent outside, a runtime that may end while the container goes on.
+    """
     parent = os.getppid()
+    if not sys.platform.startswith("linux") or parent == 0:
+        return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:
+    if os.getppid() != int(os.environ.pop("FT_PARENT", parent)):
         sys.exit(1)

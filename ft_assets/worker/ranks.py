@@ -31,6 +31,7 @@ def join(placement: dict[str, Any], device: str, seconds: float = MEET_SECONDS) 
     if world != placement["processes"]:
         raise FineTuneError(f"the plan wants {placement['processes']} processes, {world} came: not training alone")
     if device == "cuda":
+        _check_devices(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if world == 1 and not placement["zero_stage"]:
         # By these names accelerate would wrap the one process in a group, and DDP keep a second copy of all gradients.
@@ -47,6 +48,14 @@ def join(placement: dict[str, Any], device: str, seconds: float = MEET_SECONDS) 
         import deepspeed
 
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+
+
+def _check_devices(wanted: int, found: int) -> None:
+    if wanted > found:
+        raise FineTuneError(
+            f"the plan wants {wanted} GPUs on this machine, {found} are here; offer no more (counts of hardware.gpus, "
+            "hardware.processes), or train in pods (FT_LAUNCHER=kubernetes)"
+        )
 
 
 def _meet(rank: int, world: int, bound: timedelta) -> dist.Store:
@@ -121,6 +130,15 @@ def from_first(value: Any) -> Any:
     told = [value]
     dist.broadcast_object_list(told, src=0)
     return told[0]
+
+
+def from_all(value: Any) -> list[Any]:
+    """Every rank's value, by rank, on every rank."""
+    if not _many():
+        return [value]
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, value)
+    return told
 
 
 def wait_for_all() -> None:

@@ -219,7 +219,8 @@ class _Slots:
         path = search.folder / f"{asked.number:05d}.request.json"
         _write(path, request(search.job, self.execution, asked, search.sweep.n_trials))
         command = [sys.executable, "-m", "ft_assets.worker.torchrun", str(self.processes), asked.stage.name, str(path)]
-        return subprocess.Popen(command, env=self.environments[slot], stdin=subprocess.DEVNULL)
+        env = {**self.environments[slot], "FT_PARENT": str(os.getpid())}
+        return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL)
 
 
 def request(job: Job, execution: dict[str, Any], asked: Asked, n_trials: int) -> dict[str, Any]:

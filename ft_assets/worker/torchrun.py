@@ -1,45 +1,77 @@
-"""``python -m ft_assets.worker.torchrun PROCESSES STAGE request.json``: the worker under torchrun on one machine.
+"""``python -m ft_assets.worker.torchrun PROCESSES STAGE request.json [NODES NODE HOST PORT]``: the worker under torchrun.
 
-Holds the lock of the fingerprint for all ranks, and ends with its parent.
+``PROCESSES`` ranks on this machine, or on each of several nodes, of which node 0 is at ``HOST:PORT``. It holds the lock of the
+fingerprint for all ranks. Ends with its parent.
 """
 
 import fcntl
+import hashlib
 import math
 import os
+import platform
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
 import psutil
 
-from ft_assets.core.errors import STOPPED
+from ft_assets.core.errors import STOPPED, FineTuneError
+from ft_assets.worker import nodes
 from ft_assets.worker.job import Job, die_with_parent, one_at_a_time
+from ft_assets.worker.nodes import MEET_SECONDS, NodeMissing, Nodes
 
 # A rank that is left alone by the others has nothing to save; all those that stop together are done by then.
 ALONE_SECONDS = 10
 
 
-def main(processes: str, stage: str, request: str) -> None:
-    job = Job.read(Path(request))
+def main(processes: str, stage: str, request: str, *where: str) -> int:
+    job, group = Job.read(Path(request)), Nodes.read(list(where))
     stop_with_grace(job.execution["grace_seconds"])
     die_with_parent(signal.SIGTERM)
+    seconds = job.execution.get("meet_seconds", MEET_SECONDS)
+    run = partial(run_ranks, int(processes), group, stage, request)
+    try:
+        return follow_first(job, group, seconds, run) if group.index else lead(job, group, seconds, run)
+    except (FineTuneError, NodeMissing) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, FineTuneError) else 1
+
+
+def lead(job: Job, group: Nodes, seconds: float, run: Callable[[Path], int]) -> int:
+    """Node 0's part, and that of the only one."""
+    store = nodes.keep_store(group) if group.count > 1 else None
     with one_at_a_time(job) as already_made, built_extensions(job.cache):
         if already_made:
-            return
+            return 0
+        if store is not None:
+            nodes.gather(store, group, seconds)
         job.progress("starting")
-        sys.exit(run_ranks(processes, stage, request, job.scratch / ".ranks"))
+        return run(job.scratch / ".ranks")
+
+
+def follow_first(job: Job, group: Nodes, seconds: float, run: Callable[[Path], int]) -> int:
+    """Every other node's part."""
+    store = nodes.follow(group, job, seconds)
+    if store is None:
+        return 0
+    with built_extensions(job.cache):
+        return run(job.scratch / ".ranks")
 
 
 @contextmanager
 def built_extensions(cache: Path) -> Iterator[None]:
     """The folder where torch keeps what DeepSpeed compiles, cleared of the locks of builds that were killed, for which
     torch would wait without end. Where another run uses it, a lock may be that one's build, and stays.
+
+    What is compiled is for this kind of CPU alone; the cache may be shared by nodes of several.
     """
-    folder = cache / "torch_extensions" / f"torch-{version('torch')}-python-{sys.version_info[0]}.{sys.version_info[1]}"
+    python = f"python-{sys.version_info[0]}.{sys.version_info[1]}"
+    folder = cache / "torch_extensions" / f"torch-{version('torch')}-{python}-{cpu_kind()}"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
     with (folder / ".used").open("w") as used:
@@ -49,6 +81,16 @@ def built_extensions(cache: Path) -> Iterator[None]:
                 lock.unlink()
         fcntl.flock(used, fcntl.LOCK_SH)
         yield
+
+
+def cpu_kind() -> str:
+    """The machine's architecture and, where Linux tells, a hash of what its CPU can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    able = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()}-{hashlib.sha256(able.encode()).hexdigest()[:8]}"
 
 
 def stop_with_grace(seconds: float) -> None:
@@ -75,10 +117,10 @@ def stop_with_grace(seconds: float) -> None:
     signal.signal(signal.SIGALRM, kill)
 
 
-def run_ranks(processes: str, stage: str, request: str, logs: Path) -> int:
-    """Runs the ranks to their end; the exit code is that of the first rank that failed, which has said why itself.
+def run_ranks(processes: int, group: Nodes, stage: str, request: str, logs: Path) -> int:
+    """Runs this node's ranks to their end; the exit code is that of the first rank that failed.
 
-    ``logs`` is a folder for torchrun's own notes. It would make one in the system's temporary folder and leave it there.
+    It has said why itself, but of several it is quoted below what the others said when they were left alone. ``logs`` is a folder for torchrun's own notes. It would make one in the system's temporary folder and leave it there.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -87,9 +129,9 @@ def run_ranks(processes: str, stage: str, request: str, logs: Path) -> int:
     try:
         torchrun(
             [
-                "--standalone",
+                *group.torchrun(),
                 "--nproc-per-node",
-                processes,
+                str(processes),
                 "--max-restarts",
                 "0",
                 "--signals-to-handle",
@@ -106,10 +148,12 @@ def run_ranks(processes: str, stage: str, request: str, logs: Path) -> int:
         )
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if processes > 1 or failure.exitcode < 0:
+            print(failure.message, file=sys.stderr)
         print(f"rank {rank} failed first", file=sys.stderr)
         return 128 - failure.exitcode if failure.exitcode < 0 else failure.exitcode
     return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    sys.exit(main(*sys.argv[1:]))

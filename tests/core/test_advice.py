@@ -6,7 +6,7 @@ import pytest
 
 from ft_assets.core.advice import memory_advice
 from ft_assets.core.memory import GIB, WORKER_BYTES
-from ft_assets.core.plan import MARGIN
+from ft_assets.core.placements import MARGIN
 
 FIXED = WORKER_BYTES + 200_000_000
 ROW = 50_000_000
@@ -14,6 +14,7 @@ ROW = 50_000_000
 
 def placement(micro: int, accumulation: int) -> dict[str, int]:
     return {
+        "gpu": "",
         "micro_batch": micro,
         "gradient_accumulation_steps": accumulation,
         "activation_checkpointing": False,
@@ -38,7 +39,10 @@ def test_the_memory_named_gives_the_next_smaller_micro_batch_and_no_larger_one(
     assert "hardware.memory_gib 8" in text
 
 
-def test_with_one_row_at_a_time_activation_checkpointing_comes_first_and_shorter_rows_last() -> None:
-    assert "set hardware.activation_checkpointing: true" in memory_advice(placement(1, 8), 8.0)
-    lean = {**placement(1, 8), "activation_checkpointing": True}
-    assert "set data.max_length below 512" in memory_advice(lean, 8.0)
+@pytest.mark.parametrize(
+    ("gpu", "name"), [("", "hardware.memory_gib"), ("h100", "memory_gib of h100 in hardware.gpus")]
+)
+def test_with_one_row_at_a_time_the_memory_named_allows_less_than_this_placement_wants(gpu: str, name: str) -> None:
+    text = memory_advice({**placement(1, 8), "gpu": gpu}, 8.0)
+    named = float(re.search(rf"Set {name}: ([\d.]+)", text)[1])
+    assert FIXED + 0.7 * ROW < named * GIB * MARGIN < FIXED + ROW

@@ -17,6 +17,17 @@ TRAINED = {"cpt_adapter", "sft_sweep"} | SFT
 SPLITS = {"tokenized_splits"} | TRAINED
 
 
+GPU = {
+    "name": "h100",
+    "memory_gib": 80,
+    "bf16_tflops": 989,
+    "usd_per_hour": 3.0,
+    "counts": [1, 8, 16],
+    "node_memory_gib": 1800,
+    "node_cpus": 192,
+}
+
+
 def shipped(name):
     return yaml.safe_load((SHIPPED / f"{name}.yaml").read_text())
 
@@ -107,6 +118,11 @@ def test_each_input_of_a_stage_is_a_stage_or_came_in(demo):
         ("checkpoint_every_steps", 7),
         ("evaluation_batch_size", 1),
         ("parallel_trials", 8),
+        ("activation_checkpointing", True),
+        ("offload_optimizer", "none"),
+        ("budget_usd", 5.0),
+        ("gpus", [GPU]),
+        ("pods", {"image": "a/b@sha256:0", "stages": {"policy": {"queue_name": "slow"}}}),
     ],
 )
 @pytest.mark.parametrize("recipe", ["demo", "demo_rloo", "sweep"])

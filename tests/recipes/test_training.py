@@ -11,6 +11,14 @@ BASE = yaml.safe_load((SHIPPED / "demo.yaml").read_text())
 LORA = BASE["adapter"]
 PROMPT = {"method": "prompt_tuning", "num_virtual_tokens": 4}
 POLICY = BASE["policy"]
+GPU = {
+    "name": "l4",
+    "memory_gib": 24,
+    "bf16_tflops": 121,
+    "usd_per_hour": 0.6,
+    "node_memory_gib": 190,
+    "node_cpus": 48,
+}
 BEST = {"metric_for_best_model": "loss", "eval_steps": 5}
 
 
@@ -51,6 +59,13 @@ def fault(**changes):
         ({"hardware": {"zero_stage": 1, "deepspeed": {"bf16": {"enabled": True}}}}, "deepspeed has bf16"),
         ({"hardware": {"deepspeed": {"steps_per_print": 5}}}, "deepspeed needs zero_stage 1 or more"),
         ({"hardware": {"zero_stage": 2, "offload_param": "cpu"}}, "offload_param needs zero_stage 3"),
+        ({"hardware": {"processes": 3, "nodes": 2}}, "processes 3 is no multiple of nodes 2"),
+        (
+            {"hardware": {"gpus": [GPU | {"counts": [2, 12]}]}},
+            "counts has 12, which is more than one node and no multiple of 8",
+        ),
+        ({"hardware": {"gpus": [GPU, GPU]}}, "gpus names l4 twice"),
+        ({"hardware": {"gpus": [GPU], "device": "cpu"}}, "device is cpu and gpus are on offer"),
         ({"hardware": {"offload_optimizer": "cpu"}}, "offload_optimizer needs zero_stage 1 or more"),
     ],
 )

@@ -12,7 +12,7 @@ from conftest import ROOT
 from planned import PLACEMENT
 from waiting import until
 
-from ft_assets.core.errors import WorkerFailed
+from ft_assets.core.errors import FineTuneError, WorkerFailed
 from resources import launcher
 from resources.launcher import WAIT, LocalLauncher, standing_by, worker_command
 
@@ -186,3 +186,11 @@ def test_a_worker_that_waits_dies_with_the_process_that_started_it(tmp_path: Pat
 def test_a_worker_whose_request_never_comes_ends_well(tmp_path: Path) -> None:
     done = subprocess.run(worker_command("tokenized_splits", WAIT, None), cwd=ROOT, stdin=subprocess.DEVNULL)
     assert done.returncode == 0
+
+
+def test_a_placement_on_several_nodes_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    here = LocalLauncher(runs=str(tmp_path / "runs"), cache=str(tmp_path / "cache"))
+    request = {"stage": "policy", "execution": {"placement": {**PLACEMENT, "nodes": 2}}}
+    with pytest.raises(FineTuneError, match=r"places policy on 2 nodes.*FT_LAUNCHER=kubernetes"):
+        here.run(dg.build_asset_context(), request, 16, None)
+    assert not (tmp_path / "runs").exists()

@@ -139,7 +139,11 @@ def saves(monkeypatch: pytest.MonkeyPatch, seconds_a_step: float, seconds_a_save
         if control.should_save:
             found.append(step)
             clock[0] += seconds_a_save
-            keeper.on_save(None, SimpleNamespace(global_step=step, is_world_process_zero=False), control)
+            keeper.on_save(
+                SimpleNamespace(output_dir="none"),
+                SimpleNamespace(global_step=step, is_world_process_zero=False),
+                control,
+            )
     return found
 
 

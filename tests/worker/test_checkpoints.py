@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.worker import universal
+from ft_assets.worker import checkpoints, universal
 from ft_assets.worker.checkpoints import SIGNATURE, newest, rotate, sign, step_of
 
 WORLD = "1 processes and ZeRO 0"
@@ -57,6 +57,15 @@ def test_order_is_by_step_whatever_the_clock_said(folder) -> None:
     assert newest(folder, WORLD, say=lambda _: None).step == 10
     rotate(folder / "checkpoint-10", 2, None)
     assert sorted(step_of(path) for path in folder.iterdir()) == [9, 10]
+
+
+def test_what_another_node_wrote_is_signed_though_it_is_not_listed_here_yet(folder, monkeypatch) -> None:
+    newest_one = folder / "checkpoint-10"
+    (newest_one / "rng_state_1.pth").write_bytes(b"of another node")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "listed", lambda _: {"optimizer.pt"})
+        sign(newest_one, "float32", 1.0, WORLD, others={"optimizer.pt", "rng_state_1.pth"})
+    assert newest(folder, WORLD, say=lambda _: None).step == 10
 
 
 @pytest.mark.parametrize("strange", ["checkpoint-11-backup/", "checkpoint-12", "checkpoint-old/"])

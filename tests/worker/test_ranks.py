@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from ft_assets.core.errors import FineTuneError
+
 JOIN = """
 import sys
 from ft_assets.core.errors import FineTuneError
@@ -70,3 +72,12 @@ def test_without_the_first_rank_the_others_end_within_the_bound(start) -> None:
 def test_fewer_processes_than_planned_do_not_train(start) -> None:
     _, error = start(0, world=1, planned=2).communicate(timeout=60)
     assert "the plan wants 2 processes, 1 came: not training alone" in error
+
+
+def test_more_gpus_than_are_here_are_refused_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ft_assets.worker import ranks
+
+    monkeypatch.setenv("WORLD_SIZE", "1000")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    with pytest.raises(FineTuneError, match=r"the plan wants 1000 GPUs on this machine, [0-9]+ are here"):
+        ranks.join({"processes": 1000, "zero_stage": 0}, "cuda")
