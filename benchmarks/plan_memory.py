@@ -18,7 +18,8 @@ from benchmarks.gpu_shapes import Shape
 from benchmarks.memory_runs import Case, prepare, write_base
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.memory import WORKER_BYTES
-from resources.launcher import worker_command, worker_environment
+from resources.launcher import worker_command
+from resources.worker import worker_environment
 
 WIDE = Shape("wide", 1024, 2816, 6, 16, 4, 8192, True)
 DEEP = Shape("deep", 768, 2048, 12, 12, 12, 16384, False)
