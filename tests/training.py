@@ -41,6 +41,7 @@ EXECUTION = {
     "dtype": "float32",
     "deepspeed": {},
     "torch_compile": False,
+    "use_liger_kernel": "auto",
     "full_determinism": False,
     "tracker": {"mode": "disabled"},
     "memory_gib": 8.0,
