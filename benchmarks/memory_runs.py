@@ -164,6 +164,7 @@ def _job(case: Case, stage: Stage, store: ArtifactStore, folder: Path) -> Job:
         "dtype": case.dtype,
         "deepspeed": {},
         "torch_compile": False,
+        "use_liger_kernel": "auto",
         "full_determinism": False,
         "tracker": {"mode": "disabled"},
         "memory_gib": 1000.0,

@@ -3,12 +3,11 @@
 import pytest
 
 from benchmarks.memory_runs import Case
-from benchmarks.plan_memory import BAR, DEEP, UNDER, WIDE, measure
+from benchmarks.plan_memory import BAR, UNDER, WIDE, measure
 
 CASES = (
     Case(WIDE, "full", tokens=256),
     Case(WIDE, "lora", tokens=512),
-    Case(DEEP, "lora", stage="policy", tokens=256, micro_batch=1),
 )
 
 

@@ -41,6 +41,7 @@ EXECUTION = {
     "dtype": "float32",
     "deepspeed": {},
     "torch_compile": False,
+    "use_liger_kernel": "auto",
     "full_determinism": False,
     "tracker": {"mode": "disabled"},
     "memory_gib": 8.0,
@@ -73,7 +74,7 @@ class School:
         return self.splitter.make(self.rows(), **self.data)
 
     def train(self, name: str, **execution: Any) -> Artifact:
-        """The artifact of a stage, made now with those it stands on, where they are not there yet."""
+        """The artifact of a stage, made now with those it stands on, where they are not there yet, all run alike."""
         stages = self.stages()
         if self.splitter.store.lookup("tokenized_splits", stages["tokenized_splits"].fingerprint) is None:
             self.splits()
@@ -81,7 +82,7 @@ class School:
             own = stages[before]
             wanted = own.fingerprint in [entry[1] for entry in stages[name].upstream.values()]
             if wanted and not own.passes and self.splitter.store.lookup(before, own.fingerprint) is None:
-                self.train(before)
+                self.train(before, **execution)
         stage = stages[name]
         placement = PLACEMENT | execution.pop("placement", {})
         with pytest.MonkeyPatch.context() as patch:

@@ -144,6 +144,7 @@ def make_stage_in_worker(
             "memory_gib": hardware.memory_gib,
             "deepspeed": hardware.deepspeed,
             "torch_compile": hardware.torch_compile,
+            "use_liger_kernel": hardware.use_liger_kernel,
             "full_determinism": hardware.full_determinism,
             "pods": hardware.pods.of(stage.name),
             **hardware.checkpoints(),

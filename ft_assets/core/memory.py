@@ -24,6 +24,7 @@ from ft_assets.core.activations import (
 )
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.shape import Shape
+from ft_assets.core.states import dequantized_bytes, frozen_bytes, is_quantized, optimizer_bytes
 from ft_assets.recipes.schema import Recipe
 from ft_assets.recipes.training import Full, Lora, Policy, PromptTuning, Training
 
@@ -32,7 +33,9 @@ GIB = 2**30
 WORKER_BYTES = 600_000_000
 # Of a worker on a CPU, beside: what is imported on the way, and what the allocator cannot give again. The launcher has glibc keep
 # freed memory in one heap, where large blocks no longer find room between small ones: so much of what comes and goes in a step.
-IMPORTED_BYTES, ONEDNN_BYTES, HEAP = 40_000_000, 45_000_000, 0.25  # oneDNN's kernels are for bfloat16
+# All as measured; oneDNN's kernels are for bfloat16.
+IMPORTED_BYTES, ONEDNN_BYTES, BITSANDBYTES_BYTES = 40_000_000, 45_000_000, 100_000_000
+HEAP, HEAP_WITH_DROPOUT = 0.25, 0.7
 # Of a process on a GPU: the driver's context with the kernels that are loaded (0.81 GB measured on an H200 with CUDA 13) and
 # cuBLAS's workspace (0.07 GB); with other processes, NCCL's buffers.
 CONTEXT_BYTES, NCCL_BYTES = 880_000_000, int(0.5 * GIB)
@@ -42,7 +45,6 @@ CUDA_WORKER_BYTES = int(3.5 * GIB)
 SHM_BYTES = GIB
 # DeepSpeed's defaults: numbers in a bucket that is reduced or gathered, and weights that ZeRO-3 keeps whole at a time.
 BUCKET, LIVE = 500_000_000, 1_000_000_000
-NF4_BITS = 4.127  # with double quantization: 4 + 8/64 + 32/(64 * 256) (Dettmers et al., arXiv 2305.14314, section 3)
 
 
 @dataclass(frozen=True)
@@ -308,7 +310,7 @@ class _Stage:
 
     def in_heap(self, moment: Memory) -> Memory:
         """On a CPU, with what the allocator takes beside. Gradients that are not there now have left holes, into which activations
-        fit and tiles of scores do not; so have the weights that were loaded before they were quantized.
+        fit and tiles of scores do not; so have weights that were loaded before they were made int8.
         """
         if self.layout.device == "cuda":
             return moment
@@ -316,9 +318,13 @@ class _Stage:
         passing = moment.gradients + moment.activations + moment.logits + moment.cache
         holes = max(0, self._states().gradients - moment.gradients - moment.activations) if moment.logits else 0
         if is_quantized(self.recipe):
+            holes += BITSANDBYTES_BYTES
+        if self.recipe.adapter.method == "lora_8bit":
             holes += self.compute.width * sum(out * into for out, into in self.shape.linear.values())
         imported = IMPORTED_BYTES + (ONEDNN_BYTES if self.compute.width == 2 else 0)
-        beside = imported + holes + int(HEAP * max(0, passing - identity))
+        dropped = isinstance(self.recipe.adapter, Lora) and self.recipe.adapter.lora_dropout
+        share = HEAP_WITH_DROPOUT if dropped else HEAP
+        beside = imported + holes + int(share * max(0, passing - identity))
         return replace(moment, overhead=moment.overhead + beside)
 
     def host(self, peak: int) -> int:
@@ -361,50 +367,6 @@ def trainable_parameters(recipe: Recipe, shape: Shape) -> int:
     if adapter.method == "dora":  # and a magnitude for each output
         count += sum(shape.linear[name][0] for name in adapted_weights(shape, adapter.target_modules))
     return count
-
-
-def is_quantized(recipe: Recipe) -> bool:
-    return recipe.adapter.method in ("qlora", "lora_8bit")
-
-
-def frozen_bytes(recipe: Recipe, parameters: int, shape: Shape, width: int) -> int:
-    """Bytes of the weights that are not trained; linear ones of layers in NF4 or, with a scale for each row, in int8. With
-    full training none is frozen.
-
-    Args:
-        parameters: of the model as it is loaded.
-        width: bytes of a number that is not quantized.
-    """
-    if isinstance(recipe.adapter, Full):
-        return 0
-    if not is_quantized(recipe):
-        return parameters * width
-    quantized = sum(out * into for out, into in shape.linear.values())
-    if recipe.adapter.method == "qlora":
-        packed = int(quantized * NF4_BITS / 8)
-    else:
-        packed = quantized + 4 * sum(out for out, _ in shape.linear.values())
-    return (parameters - quantized) * width + packed
-
-
-def dequantized_bytes(recipe: Recipe, shape: Shape, width: int) -> int:
-    """Of the largest linear weight, as it is multiplied with."""
-    largest = max((out * into for out, into in shape.linear.values()), default=0)
-    return width * largest if is_quantized(recipe) else 0
-
-
-def optimizer_bytes(settings: Training, shape: Shape, trained: int, full: bool) -> int:
-    """States of the optimizer: Adam's two in float32; bitsandbytes' in 8 bit with a scale in float32 for each 256 of them,
-    but for embeddings (arXiv 2110.02861, sections 2.1 and 2.3); Adafactor's one number for each row and column of a matrix
-    (arXiv 1804.04235, section 3).
-    """
-    embedding = shape.vocabulary * shape.hidden if full else 0
-    if settings.optim == "adamw_bnb_8bit":
-        return 8 * embedding + int((trained - embedding) * (2 + 2 * 4 / 256))
-    if settings.optim == "adafactor":
-        sides = sum(out + into for out, into in shape.linear.values()) + 2 * (shape.vocabulary + shape.hidden)
-        return 4 * sides
-    return 8 * trained
 
 
 def adapted_weights(shape: Shape, target_modules: str | list[str]) -> list[str]:

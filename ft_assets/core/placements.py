@@ -196,6 +196,7 @@ def layouts(task: Task, offer: Offer) -> Iterator[Layout]:
                     offload_optimizer=optimizer,
                     offload_param=param,
                     activation_checkpointing=again,
+                    liger=hardware.use_liger_kernel is True,
                 )
 
 

@@ -62,6 +62,8 @@ class Hardware(Strict):
     With ``gpus`` the plan chooses the type and number of GPUs for each stage, and ``processes``, ``nodes``, ``memory_gib`` and
     ``usd_per_hour`` are of no meaning to it. A plan that costs more than ``budget_usd`` is refused. Where ``zero_stage``,
     ``offload_optimizer``, ``offload_param`` and ``activation_checkpointing`` are ``auto``, the plan chooses them too.
+    ``use_liger_kernel`` as ``auto`` takes Liger's kernels on a GPU where they are installed, but plans without; as ``true`` the
+    plan counts on them, and a worker on a GPU without them stops.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -76,6 +78,7 @@ class Hardware(Strict):
     offload_param: Literal["auto", "none", "cpu"] = "auto"
     activation_checkpointing: Literal["auto"] | bool = "auto"
     torch_compile: bool = False
+    use_liger_kernel: Literal["auto"] | bool = "auto"
     full_determinism: bool = False
     deepspeed: dict[str, JsonValue] = {}
     checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None

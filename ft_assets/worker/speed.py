@@ -5,11 +5,12 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
 
+from ft_assets.core.errors import FineTuneError
 from ft_assets.worker import varlen
 from ft_assets.worker.hardware import peak_flops
 
@@ -23,17 +24,32 @@ class Kernels:
     fused_lora: bool
 
 
-def kernels(device: str, packed: bool, zero_stage: int, writes: bool = True) -> Kernels:
+def kernels(
+    device: str, packed: bool, zero_stage: int, writes: bool = True, liger: bool | Literal["auto"] = "auto"
+) -> Kernels:
     """The kernels this machine has for a run.
 
     Packed rows take PyTorch's variable-length attention, which computes no more than each conversation's own block. LoRA in
     one function reads weights that ZeRO-3 has parted, so not there. Liger puts the forward pass of a language model in place
     of the model's own (``apply_liger_kernel_to_llama`` of liger-kernel 0.8.5), so it is for models that write alone.
+
+    Args:
+        liger: ``hardware.use_liger_kernel``.
+
+    Raises:
+        FineTuneError: Liger's kernels are wanted and are not installed; the plan's memory is that with them.
     """
     cuda = device == "cuda"
+    fitting = cuda and writes and liger is not False
+    there = fitting and importlib.util.find_spec("liger_kernel") is not None
+    if fitting and liger is True and not there:
+        raise FineTuneError(
+            "hardware.use_liger_kernel is true and Liger is not installed where the worker runs: install "
+            "ft-assets[worker,gpu] there, or set it to auto and plan again"
+        )
     return Kernels(
         attn_implementation=varlen.register() if cuda and packed else "sdpa",
-        use_liger_kernel=cuda and writes and importlib.util.find_spec("liger_kernel") is not None,
+        use_liger_kernel=there,
         fused_lora=zero_stage < 3,
     )
 

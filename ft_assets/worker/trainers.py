@@ -85,7 +85,8 @@ class Stage:
         self.tokenizer = load_tokenizer(self.base.folder)
         self.packed = job.stage in ("sft_adapter", "sft_trial") and "seq_lengths" in self.rows("sft_train").column_names
         zero_stage = job.execution["placement"]["zero_stage"]
-        self.kernels = kernels(device, self.packed, zero_stage, writes=job.stage not in WHOLE)
+        writes = job.stage not in WHOLE
+        self.kernels = kernels(device, self.packed, zero_stage, writes, job.execution["use_liger_kernel"])
         self.arguments = training_arguments(job, device, dtype, folder)
         self.arguments["use_liger_kernel"] = self.kernels.use_liger_kernel
 

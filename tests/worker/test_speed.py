@@ -5,6 +5,7 @@ import torch
 from splitting import Splitter
 from training import School, settings
 
+from ft_assets.core.errors import FineTuneError
 from ft_assets.worker.packing import PackedCollator
 from ft_assets.worker.speed import Counter, kernels, measured
 
@@ -121,3 +122,12 @@ def test_an_eight_bit_optimizer_takes_other_steps_and_learns(tmp_path, tiny_base
 def test_liger_is_for_models_that_write(monkeypatch, writes):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert kernels("cuda", packed=False, zero_stage=0, writes=writes).use_liger_kernel == writes
+    assert not kernels("cuda", packed=False, zero_stage=0, writes=writes, liger=False).use_liger_kernel
+
+
+def test_liger_that_was_planned_with_must_be_there(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not kernels("cuda", packed=False, zero_stage=0).use_liger_kernel
+    assert not kernels("cpu", packed=False, zero_stage=0, liger=True).use_liger_kernel
+    with pytest.raises(FineTuneError, match="use_liger_kernel is true"):
+        kernels("cuda", packed=False, zero_stage=0, liger=True)
