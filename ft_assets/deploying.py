@@ -10,7 +10,7 @@ import yaml
 
 from ft_assets.arguments import AsJson, RecipeArgument, open_recipe
 from ft_assets.core.errors import FineTuneError, MissingInput
-from ft_assets.core.recipe_run import TRAINED_BY, RecipeRun, plans, stages_of
+from ft_assets.core.recipe_run import TRAINED_BY, RecipeRun, execution, placed, plans, stages_of
 from ft_assets.recipes.load import Catalog
 from ft_assets.terminal import print_table
 from resources.environment import Settings, prepare_dagster_home, settings
@@ -126,7 +126,8 @@ def rendered(
             missing[asset] = unplanned
             continue
         placement = placements.get(TRAINED_BY.get(asset, ""))
-        request = {**stage.request(), "stage": IN_WORKERS[asset], "execution": _execution(run, stage.name, placement)}
+        told = {**execution(run.recipe, stage.name), **(placed(placement) if placement is not None else {})}
+        request = {**stage.request(), "stage": IN_WORKERS[asset], "execution": told}
         trains = placement is not None and asset != "sft_sweep"
         load = workload(
             request,
@@ -149,13 +150,6 @@ def _placements(run: RecipeRun) -> tuple[dict[str, dict[str, Any]], str]:
         return {plan.stage: asdict(plan) for plan in plans(run)}, ""
     except MissingInput as error:
         return {}, str(error)
-
-
-def _execution(run: RecipeRun, stage: str, placement: dict[str, Any] | None) -> dict[str, Any]:
-    hardware = run.recipe.hardware
-    told = {"partition": run.recipe.name, "device": hardware.device, "memory_gib": hardware.memory_gib}
-    planned = {} if placement is None else {"placement": placement}
-    return {**told, "pods": hardware.pods.of(stage), **planned}
 
 
 def _print_yaml(made: dict[str, list[Manifest]], missing: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from ft_assets.core.batches import RUN_DATA, recipe_batches
 from ft_assets.core.errors import CorruptArtifact, MissingInput
 from ft_assets.core.lineage import Stage
 from ft_assets.core.recipe_run import RecipeRun, stages_of
+from ft_assets.core.recipe_run import execution as told_by
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.schema import Recipe
 from resources.catalog import CatalogResource
@@ -130,31 +131,19 @@ def make_stage_in_worker(
     execution: dict[str, Any] | None,
     processes: int | None,
 ) -> Made:
-    hardware = recipe.hardware
     request = {
         **stage.request(),
         "store": {"url": store.url, "local": store.local},
         "execution": {
-            "partition": recipe.name,
-            "device": hardware.device,
-            "dtype": hardware.dtype,
-            "usd_per_hour": hardware.usd_per_hour,
-            "batch_size": hardware.evaluation_batch_size,
+            **told_by(recipe, stage.name),
             "tracker": tracker.request(),
-            "memory_gib": hardware.memory_gib,
-            "deepspeed": hardware.deepspeed,
-            "torch_compile": hardware.torch_compile,
-            "use_liger_kernel": hardware.use_liger_kernel,
-            "full_determinism": hardware.full_determinism,
-            "pods": hardware.pods.of(stage.name),
-            **hardware.checkpoints(),
             **(execution or {}),
         },
     }
 
     def make() -> None:
         import_plots()
-        launcher.run(context, request, processes, hardware.threads_per_process)
+        launcher.run(context, request, processes, recipe.hardware.threads_per_process)
 
     return _make(context, stage, store.open(), make)
 

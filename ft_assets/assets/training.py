@@ -7,7 +7,7 @@ import dagster as dg
 from ft_assets.assets.making import Made, make_in_worker, recipe_run
 from ft_assets.assets.showing import image
 from ft_assets.core.lineage import CODE_VERSIONS
-from ft_assets.core.recipe_run import RecipeRun, placement
+from ft_assets.core.recipe_run import RecipeRun, placed, placement
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource
@@ -78,12 +78,6 @@ def train(
     chosen = placement(run, name)
     made = make_in_worker(context, run, name, launcher, store, tracker, placed(chosen), chosen["processes"])
     return shown(made, name, chosen)
-
-
-def placed(chosen: dict[str, Any]) -> dict[str, Any]:
-    """What a worker is told of its placement. One that is planned for GPUs must not train on what else there is."""
-    device = {"device": "cuda"} if chosen["gpu"] else {}
-    return {"placement": chosen, "memory_gib": chosen["memory_gib"], "usd_per_hour": chosen["usd_per_hour"], **device}
 
 
 def shown(made: Made, name: str, chosen: dict[str, Any]) -> dg.MaterializeResult:

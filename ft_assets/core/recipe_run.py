@@ -122,3 +122,28 @@ def placement(run: RecipeRun, asset: str) -> dict[str, Any]:
         best = run.artifact("sft_sweep").json("best.json")
         found = as_json(plans(replace(run, recipe=run.recipe.with_values(best["values"]))))
     return next(plan for plan in found if plan["stage"] == TRAINED_BY[asset])
+
+
+def execution(recipe: Recipe, stage: str) -> dict[str, Any]:
+    """What a worker is told of the machine it works on, by the recipe; nothing of it changes what is made."""
+    hardware = recipe.hardware
+    return {
+        "partition": recipe.name,
+        "device": hardware.device,
+        "dtype": hardware.dtype,
+        "usd_per_hour": hardware.usd_per_hour,
+        "batch_size": hardware.evaluation_batch_size,
+        "memory_gib": hardware.memory_gib,
+        "deepspeed": hardware.deepspeed,
+        "torch_compile": hardware.torch_compile,
+        "use_liger_kernel": hardware.use_liger_kernel,
+        "full_determinism": hardware.full_determinism,
+        "pods": hardware.pods.of(stage),
+        **hardware.checkpoints(),
+    }
+
+
+def placed(chosen: dict[str, Any]) -> dict[str, Any]:
+    """What a worker is told of its placement. One that is planned for GPUs must not train on what else there is."""
+    device = {"device": "cuda"} if chosen["gpu"] else {}
+    return {"placement": chosen, "memory_gib": chosen["memory_gib"], "usd_per_hour": chosen["usd_per_hour"], **device}

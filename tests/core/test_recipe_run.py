@@ -2,7 +2,7 @@
 
 import pytest
 
-from ft_assets.assets.training import placed
+from ft_assets.core.recipe_run import placed
 
 
 @pytest.mark.parametrize(("gpu", "device"), [("h100", {"device": "cuda"}), ("", {})])
