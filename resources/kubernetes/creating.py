@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from ft_assets.core.errors import WorkerFailed
 from resources.kubernetes.client import AWAY_SECONDS, Api, ClusterRefused, QuotaExceeded
-from resources.kubernetes.objects import MIB, Workload, job, jobset, service
+from resources.kubernetes.objects import CONTAINER, Workload, job, jobset, service
 from resources.kubernetes.watch import SELECTOR, Followed, Watch
 from resources.kubernetes.workload import DOMAIN
 
@@ -131,6 +131,9 @@ def delete_job(api: Api, made: Manifest, away_seconds: float = AWAY_SECONDS) -> 
 
 
 def memory_of(made: Manifest) -> int:
-    """The memory limit of a Job's pods in bytes, which :mod:`objects` writes in mebibytes."""
-    [container] = made["spec"]["template"]["spec"]["containers"]
-    return int(container["resources"]["limits"]["memory"].removesuffix("Mi")) * MIB
+    """The memory limit of a Job's pods in bytes. A server tells it in a unit of its own choice."""
+    from kubernetes.utils.quantity import parse_quantity
+
+    containers = made["spec"]["template"]["spec"]["containers"]
+    [limits] = [each["resources"]["limits"] for each in containers if each["name"] == CONTAINER]
+    return int(parse_quantity(limits["memory"]))

@@ -16,6 +16,7 @@ from ft_assets.core.errors import STOPPED
 Manifest = dict[str, Any]
 
 INDEX = "batch.kubernetes.io/job-completion-index"
+CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 # After its grace period a pod that is being deleted is gone; one that stays is on a node that does not answer.
 HANGS_SECONDS = 60.0
 KILLED, TERMINATED = 128 + 9, 128 + 15  # exit codes of a container that a signal ended
@@ -111,15 +112,31 @@ def explain(
     if _condition(job, "FailureTarget") is not None:
         return Verdict(State.RUNNING, "its pods are ending")
     if job["spec"].get("suspend"):
-        queue = job["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name", "")
-        return Verdict(State.QUEUED, f"waits in Kueue's queue {queue} for all its pods at once", Wait.QUEUE)
+        return Verdict(State.QUEUED, f"waits in {_queue(job)} for all its pods at once", Wait.QUEUE)
     return _starting(job, pods, events) or _running(job, pods)
 
 
+def _queue(job: Manifest) -> str:
+    """Of a JobSet's Job the queue is not known: its label is the JobSet's."""
+    name = (job["metadata"].get("labels") or {}).get("kueue.x-k8s.io/queue-name")
+    return f"Kueue's queue {name}" if name else "a queue, suspended,"
+
+
 def _present(job: Manifest, pods: Iterable[Manifest]) -> list[Manifest]:
-    """Without those of the time before a queue suspended the Job and let it start again."""
-    began = job["status"].get("startTime") or ""
-    return [pod for pod in pods if pod["metadata"].get("creationTimestamp", began) >= began]
+    """Without those of an earlier Job of its name, and of the time before a queue suspended it and let it start again."""
+    uid, began = job["metadata"]["uid"], job["status"].get("startTime")
+    own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(CONTROLLER_UID, uid) == uid]
+    return [pod for pod in own if not began or not _taken_before(pod, _seconds(began))]
+
+
+def _taken_before(pod: Manifest, began: float) -> bool:
+    """Whether a pod was taken away before then. When it was made says nothing: the API server's clock stamps pods, the Job
+    controller's the start, and that one may be ahead.
+    """
+    meta = pod["metadata"]
+    if "deletionTimestamp" in meta:
+        return _seconds(meta["deletionTimestamp"]) - float(meta.get("deletionGracePeriodSeconds") or 0) < began
+    return bool(pod.get("gone")) and _seconds(meta["creationTimestamp"]) < began
 
 
 def _starting(job: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest]) -> Verdict | None:
@@ -289,9 +306,9 @@ def _finished(pod: Manifest) -> float:
 
 def _latest(events: Iterable[Manifest], uid: str, reasons: tuple[str, ...]) -> str:
     """The newest message of an object's events for one of these reasons."""
-    found = [event for event in events if event["involvedObject"].get("uid") == uid and event["reason"] in reasons]
+    found = [event for event in events if event["involvedObject"].get("uid") == uid and event.get("reason") in reasons]
     found.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
-    return str(found[-1]["message"]) if found else ""
+    return str(found[-1].get("message") or found[-1]["reason"]) if found else ""
 
 
 def _condition(made: Manifest, type_: str, status: str = "True") -> Manifest | None:

@@ -1,6 +1,9 @@
 """What a server fills in: of an object's metadata, of a Job, of a pod."""
 
+from contextlib import suppress
+
 from cluster.kinds import CLAIM, EVENT, JOB, JOB_SET, NAMESPACE, POD, SERVICE, Kind, Object
+from cluster.quantities import quantity, shown
 
 CONTROLLER_UID = "batch.kubernetes.io/controller-uid"
 JOB_NAME = "batch.kubernetes.io/job-name"
@@ -59,11 +62,20 @@ def fill_pod(spec: Object) -> None:
         container.setdefault("terminationMessagePath", "/dev/termination-log")
         container.setdefault("terminationMessagePolicy", "File")
         resources = container.setdefault("resources", {})
+        for amounts in resources.values():
+            _shorten(amounts)
         if limits := resources.get("limits"):
             resources["requests"] = {**limits, **(resources.get("requests") or {})}
         for variable in container.get("env") or []:
             if "fieldRef" in (variable.get("valueFrom") or {}):
                 variable["valueFrom"]["fieldRef"].setdefault("apiVersion", "v1")
+
+
+def _shorten(amounts: object) -> None:
+    """Quantities in the form a server answers with: 1Gi for 1024Mi. What is none is left for validation to name."""
+    for name, text in amounts.items() if isinstance(amounts, dict) else ():
+        with suppress(ValueError):
+            amounts[name] = shown(quantity(str(text)))
 
 
 def _tolerations(spec: Object) -> None:

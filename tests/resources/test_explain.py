@@ -148,3 +148,31 @@ def test_a_job_that_has_ended_is_what_it_ended_as_while_it_is_being_deleted() ->
     made["metadata"]["deletionTimestamp"] = "x"
     assert explain(made, [], [], 0.0, FOREVER).state is State.SUCCEEDED
     assert explain(None, [], [], 0.0, FOREVER).state is State.DELETED
+
+
+def test_pods_count_although_the_job_controllers_clock_is_ahead() -> None:
+    """It stamps the start of a Job, and the API server the pods: on a control plane of three these are two machines."""
+    made = job()
+    made["status"]["startTime"] = "2026-01-01T00:00:03Z"
+    runs = pod("Running", BOUND, metadata={"creationTimestamp": "2026-01-01T00:00:02Z"})
+    assert explain(made, [runs], [], 0.0, FOREVER).state is State.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("before", "state"),
+    [
+        ({"deletionTimestamp": "2026-01-01T00:01:45Z", "deletionGracePeriodSeconds": 45}, State.FAILED),
+        ({"deletionTimestamp": "2026-01-01T00:10:45Z", "deletionGracePeriodSeconds": 45}, State.STOPPED),
+        ({"labels": {"batch.kubernetes.io/controller-uid": "an earlier Job of that name"}}, State.FAILED),
+        ({}, State.FAILED),
+    ],
+    ids=["suspended before", "deleted since", "another Job's", "gone without a word"],
+)
+def test_pods_that_went_before_the_job_began_anew_say_nothing_of_its_end(before: Any, state: State) -> None:
+    stopped = {"terminated": {"exitCode": 75, "finishedAt": "2026-01-01T00:01:20Z"}}
+    broke = {"terminated": {"exitCode": 1, "finishedAt": "2026-01-01T00:11:00Z"}}
+    meta = {"uid": "q", "creationTimestamp": "2026-01-01T00:00:00Z", **before}
+    pods = [pod("Failed", state=stopped, metadata=meta, gone=True), pod("Failed", state=broke)]
+    made = job(FAILED)
+    made["status"]["startTime"] = "2026-01-01T00:05:00Z"
+    assert explain(made, pods, [], 0.0, FOREVER).state is state

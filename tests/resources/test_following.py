@@ -7,8 +7,9 @@ from typing import Any
 import dagster as dg
 import pytest
 from cluster.kinds import JOB, POD, SERVICE, Object
+from cluster.quantities import quantity
 from dagster._core.errors import DagsterExecutionInterruptedError
-from following import OTHER_RUN, Site, site
+from following import GIB, OTHER_RUN, Site, site
 from waiting import until
 
 
@@ -68,6 +69,23 @@ def test_the_same_step_again_takes_up_the_job_that_runs(here: Site) -> None:
     assert again.folder == other.folder
     [job] = here.cluster.all(JOB)
     assert job["metadata"]["labels"]["ft-assets.dev/taken-by"] == OTHER_RUN
+
+
+@pytest.mark.parametrize("mebibytes", [4096, 5000])
+def test_a_job_is_taken_up_in_whatever_unit_the_server_tells_its_memory(here: Site, mebibytes: int) -> None:
+    """A server answers 4Gi where 4096Mi was asked for."""
+    request = here.request(nodes=1)
+    request["execution"]["placement"] |= {"host_bytes": 64 * GIB, "node_memory_bytes": mebibytes * 2**20}
+    step = here.start(request=request)
+    step.says("runs in 1 pod")
+    step.interrupt()
+    step.ends()
+    again = here.start(step.run_id, request)
+    again.says("takes up Job")
+    [pod] = here.cluster.pods_of(here.job())
+    assert memory(pod) == mebibytes
+    here.cluster.finish_job(here.job())
+    again.ends_well()
 
 
 def test_two_that_begin_the_same_at_once_share_a_job(here: Site) -> None:
@@ -247,4 +265,4 @@ def test_a_deadline_ends_it_with_the_setting_to_raise(here: Site) -> None:
 
 def memory(pod: Object) -> int:
     """The limit of a pod in mebibytes."""
-    return int(pod["spec"]["containers"][0]["resources"]["limits"]["memory"].removesuffix("Mi"))
+    return int(quantity(pod["spec"]["containers"][0]["resources"]["limits"]["memory"]) / 2**20)
