@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ft_assets.core.errors import WorkerFailed
@@ -95,39 +96,60 @@ def take(api: Api, watch: Watch, entry: Followed, load: Workload, there: Manifes
 
 
 def take_over(api: Api, watch: Watch, entry: Followed, made: Manifest, load: Workload, run_id: str) -> None:
-    """Goes on with a Job that is there: of this run, or of another that makes the same."""
+    """Goes on with a Job that is there: of this run, or of another that makes the same. Who created it may have died before
+    it created the Service.
+    """
     watch.adopt(entry, made)
     if made["metadata"]["labels"][RUN] != run_id:
         api.label("jobs", entry.name, {TAKEN_BY: run_id})
-    elif not load.in_jobset:
+    if _set_of(made) is None:
         create_service(api, load, made)
 
 
 def create_service(api: Api, load: Workload, made: Manifest) -> None:
-    """The Service of a Job; one that an earlier Job of its name has left is on its way out, and replaced."""
-    uid = made["metadata"]["uid"]
-    if api.create(service(load, uid)) is not None:
-        return
-    there = api.get("services", load.service)
-    owners = [owner["uid"] for owner in (there or {"metadata": {}})["metadata"].get("ownerReferences") or []]
-    if uid not in owners:
-        api.delete("services", load.service)
-        api.create(service(load, uid))
+    """The Service of a Job; one that an earlier Job of its name has left is on its way out, and replaced.
+
+    Args:
+        load: what is asked for; the Job may be another run's that makes the same.
+
+    Raises:
+        ClusterRefused: no, or it conflicts with others for too long.
+    """
+    name, uid, labels = made["metadata"]["name"], made["metadata"]["uid"], made["metadata"]["labels"]
+    settings = load.settings.model_copy(update={"job_api": "job"})
+    wanted = service(replace(load, name=name, labels={key: labels[key] for key in load.labels}, settings=settings), uid)
+    began, never = api.clock.monotonic(), threading.Event()
+    while api.create(wanted) is None:
+        there = api.get("services", name)
+        if there is not None:
+            if uid in [owner["uid"] for owner in there["metadata"].get("ownerReferences") or []]:
+                return
+            api.delete("services", name)
+        if api.clock.monotonic() - began >= AWAY_SECONDS:
+            raise ClusterRefused(
+                f"Service {name} could not be created: it conflicts with what others do, again and again"
+            )
+        api.clock.wait(never, GOING_SECONDS)
 
 
 def delete(api: Api, entry: Followed, load: Workload, away_seconds: float = AWAY_SECONDS) -> None:
-    """The Job that is followed, or the JobSet that has not made it yet; ``load`` is what was asked for."""
+    """The Job that is followed, or that of ``load``, which was asked for, where nothing has been heard of it yet."""
     if entry.job is not None:
         delete_job(api, entry.job, away_seconds)
-    elif load.in_jobset and entry.name == load.job:
-        api.delete("jobsets", load.name, away_seconds)
+    elif entry.name == load.job:
+        api.delete("jobsets" if load.in_jobset else "jobs", load.name, away_seconds)
 
 
 def delete_job(api: Api, made: Manifest, away_seconds: float = AWAY_SECONDS) -> None:
     """A Job and all it owns; of one that a JobSet made, the JobSet."""
+    job_set = _set_of(made)
+    api.delete("jobsets" if job_set else "jobs", job_set or made["metadata"]["name"], away_seconds)
+
+
+def _set_of(made: Manifest) -> str | None:
+    """The JobSet that made a Job."""
     owners = made["metadata"].get("ownerReferences") or []
-    sets = [owner["name"] for owner in owners if owner["kind"] == "JobSet"]
-    api.delete("jobsets" if sets else "jobs", sets[0] if sets else made["metadata"]["name"], away_seconds)
+    return next((owner["name"] for owner in owners if owner["kind"] == "JobSet"), None)
 
 
 def memory_of(made: Manifest) -> int:

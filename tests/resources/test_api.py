@@ -55,7 +55,7 @@ def test_what_was_created_although_the_answer_was_lost_is_adopted(here: Site, re
 @pytest.mark.parametrize("resource", ["jobs", "services"])
 def test_a_conflict_that_is_none_of_names_is_tried_again(here: Site, resource: str) -> None:
     """As a quota that is changed by two at once makes it."""
-    here.cluster.faults.fail(1, 409, "create", resource)
+    here.cluster.faults.fail(3, 409, "create", resource)
     step = here.start()
     here.running()
     until(lambda: here.cluster.all(SERVICE), 20, "the Service")
@@ -177,6 +177,20 @@ def test_what_only_helps_to_explain_may_be_forbidden(here: Site, verb: str, reso
     pods = here.running()
     here.cluster.finish(pods[0], 1, "it broke")
     assert "it broke" in step.fails()
+
+
+def test_a_job_sets_service_is_its_controllers(here: Site) -> None:
+    """Although the deployment's file asks for plain Jobs by now."""
+    here.deploy(job_api="jobset")
+    first = here.start()
+    first.says("runs in 2 pods")
+    [before] = here.cluster.all(SERVICE)
+    first.interrupt()
+    first.ends()
+    here.deploy(job_api="job")
+    again = here.start()
+    again.says("runs in 2 pods")
+    assert here.cluster.all(SERVICE) == [before]
 
 
 def test_a_job_set_is_deleted_whole(here: Site) -> None:

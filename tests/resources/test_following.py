@@ -9,7 +9,7 @@ import pytest
 from cluster.kinds import JOB, POD, SERVICE, Object
 from cluster.quantities import quantity
 from dagster._core.errors import DagsterExecutionInterruptedError
-from following import GIB, OTHER_RUN, Site, site
+from following import GIB, OTHER_RUN, RUN, Site, site
 from waiting import until
 
 
@@ -133,6 +133,38 @@ def test_what_is_interrupted_while_its_run_is_cancelled_leaves_no_job(here: Site
     step.interrupt()
     step.ends()
     assert here.jobs() == []
+
+
+def test_a_cancelled_run_leaves_no_job_of_which_it_has_not_heard_yet(
+    here: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be interrupted between the request that creates the Job and the answer."""
+    monkeypatch.setattr(here.watch, "take", lambda *_: None)
+    step = here.start()
+    here.job()
+    step.status = dg.DagsterRunStatus.CANCELING
+    step.interrupt()
+    step.ends()
+    assert here.jobs() == []
+
+
+@pytest.mark.parametrize("run_id", [RUN, OTHER_RUN], ids=["the same run", "another run"])
+def test_who_takes_up_a_job_without_its_service_makes_it(here: Site, run_id: str) -> None:
+    """The process that created the Job died before it created the Service."""
+    first = here.start()
+    here.running()
+    first.interrupt()
+    first.ends()
+    here.api.delete("services", here.job())
+    here.api, here.watch = here.connect()
+    again = here.start(run_id)
+    again.says("runs in 2 pods")
+    [job], [service] = here.cluster.all(JOB), here.cluster.all(SERVICE)
+    assert service["metadata"]["name"] == job["metadata"]["name"]
+    assert service["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    assert service["metadata"]["labels"]["ft-assets.dev/run"] == RUN
+    pods = here.cluster.pods_of(here.job())
+    assert all(service["spec"]["selector"].items() <= pod["metadata"]["labels"].items() for pod in pods)
 
 
 def test_a_retry_after_a_failure_is_a_new_attempt(here: Site) -> None:
