@@ -192,7 +192,9 @@ class Api:
         with closing(found):
             try:
                 for line in _lines(found):
-                    event = json.loads(line)
+                    event = _object(line, "object")
+                    if event is None:
+                        raise ClusterAway(self._foreign())
                     if event["type"] == "ERROR":
                         status = event["object"]
                         self._raise_watch("watch", kind, Answer(status.get("code", 500), status.get("message", "")))
@@ -266,13 +268,16 @@ class Api:
             )
             if stream:
                 return answer
-            return {"text": answer.data.decode("utf-8", "replace")} if raw else json.loads(answer.data)
+            if raw:
+                return {"text": answer.data.decode("utf-8", "replace")}
+            return _object(answer.data, "metadata") or Answer(0, self._foreign())
         except ApiException as error:
             return _answer(error)
         except _connection_errors() as error:
             return Answer(0, str(error))
-        except ValueError:
-            return Answer(0, f"{self.server} answers with something that is not JSON; is it an API server?")
+
+    def _foreign(self) -> str:
+        return f"{self.server} answers with something that is no object of Kubernetes; is it an API server?"
 
     def _unless(self, status: int, verb: str, kind: str, name: str, found: Any) -> Any:
         if isinstance(found, Answer):
@@ -301,6 +306,15 @@ class Api:
 
 def away_text(server: str, what: str, seconds: float, why: str) -> str:
     return f"the API server at {server} {what} for {seconds / 60:.0f} minutes ({why})"
+
+
+def _object(data: bytes, field: str) -> Manifest | None:
+    """What the API says, which has this field; or None where it is something else, as a proxy's page is."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get(field), dict) else None
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:

@@ -89,9 +89,11 @@ class Watch:
             return self.api.clock.monotonic() - since, why
 
     def check(self) -> None:
-        """Raises ClusterRefused where a stream may not be had."""
+        """Raises ClusterRefused where a stream may not be had; begins one anew that has broken unforeseen."""
         if self.refused is not None:
             raise self.refused
+        with self.lock:
+            self._start()
 
     def take(self, kind: str, type_: str, made: Manifest) -> None:
         """What a stream says of an object; what is older than what is known says nothing."""
@@ -126,7 +128,10 @@ class Watch:
 
     def _start(self) -> None:
         for kind in ("jobs", "pods"):
-            if kind not in self.threads:
+            broken = kind in self.threads and not self.threads[kind].is_alive()
+            if broken:
+                self.away_since.setdefault(kind, (self.api.clock.monotonic(), f"the {self.threads[kind].name} broke"))
+            if broken or kind not in self.threads:
                 thread = threading.Thread(target=self._stream, args=(kind,), name=f"watch of {kind}", daemon=True)
                 self.threads[kind] = thread
                 thread.start()

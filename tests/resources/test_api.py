@@ -1,13 +1,18 @@
 """The API server: busy, broken, away, forgetful, or unwilling."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import pytest
 from cluster.kinds import JOB, SERVICE
 from following import OTHER_RUN, Site, site
 from waiting import until
+
+from resources.kubernetes.client import ClusterAway
 
 
 @pytest.fixture
@@ -177,6 +182,23 @@ def test_what_only_helps_to_explain_may_be_forbidden(here: Site, verb: str, reso
     pods = here.running()
     here.cluster.finish(pods[0], 1, "it broke")
     assert "it broke" in step.fails()
+
+
+@pytest.mark.parametrize("line", [b"<html>busy</html>", b'{"kind": "Busy"}', b"[1]"])
+def test_a_stream_of_something_else_is_no_answer(here: Site, line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a proxy says while the API server is away, with status 200."""
+    answer = SimpleNamespace(stream=lambda **_: iter([line + b"\n"]), close=lambda: None)
+    monkeypatch.setattr(here.api, "_send", lambda *_: answer)
+    with pytest.raises(ClusterAway):
+        list(here.api.watch("jobs", "", "1"))
+
+
+@pytest.mark.parametrize("found", [[], {}, {"items": []}, {"metadata": []}, "busy"])
+def test_a_list_of_something_else_is_no_answer(here: Site, found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = SimpleNamespace(data=json.dumps(found).encode())
+    monkeypatch.setattr(here.api, "_client", SimpleNamespace(call_api=lambda *_, **__: answer, configuration=SimpleNamespace(host="there")))
+    with pytest.raises(ClusterAway):
+        here.api.list("jobs", away_seconds=0)
 
 
 def test_a_job_sets_service_is_its_controllers(here: Site) -> None:

@@ -1,9 +1,13 @@
 """What the shared watch holds of what it hears, whatever the order."""
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from waiting import until
 
+from resources.kubernetes.client import RealClock
 from resources.kubernetes.watch import Watch
 
 
@@ -88,3 +92,35 @@ def test_a_change_wakes_who_follows(watch: Watch) -> None:
     with watch.following("ft-x") as one, watch.following("ft-x") as two, watch.following("other") as other:
         watch.take("pods", "ADDED", pod(3))
         assert [entry.changed.is_set() for entry in (one, two, other)] == [True, True, False]
+
+
+class Breaking(Silent):
+    """Whose first list is not what the stream can read."""
+
+    def __init__(self) -> None:
+        self.clock = RealClock()  # type: ignore[assignment]
+        self.lists: dict[str, int] = {"jobs": 0, "pods": 0}
+        self.over = threading.Event()
+
+    def list(self, kind: str, *_: Any, **__: Any) -> tuple[list[Any], str]:
+        self.lists[kind] += 1
+        if self.lists[kind] == 1:
+            raise KeyError("metadata")
+        return ([job(7)] if kind == "jobs" else []), "9"
+
+    def watch(self, *_: Any) -> Iterator[Any]:
+        self.over.wait(20)
+        yield from ()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_stream_that_broke_for_whatever_reason_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resources.kubernetes.watch.FIRST_LIST_SECONDS", 0.0)
+    api = Breaking()
+    made = Watch(api)  # type: ignore[arg-type]
+    with made.following("ft-x") as entry:
+        until(lambda: not any(thread.is_alive() for thread in list(made.threads.values())), 10, "the break")
+        made.check()
+        assert made.steady_seconds() < 0 or entry.seen
+        until(lambda: entry.seen and made.steady_seconds() >= 0, 10, "the Job")
+    api.over.set()
