@@ -1,5 +1,6 @@
 """From a request to its artifact through one Job after another: created or taken up, followed, explained, started again."""
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -9,7 +10,9 @@ from typing import Any
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
+from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.errors import WorkerFailed
+from ft_assets.core.location import access_errors
 from resources.kubernetes.client import AWAY_SECONDS, Api, ClusterAway, ClusterRefused, away_text
 from resources.kubernetes.creating import (
     ATTEMPT,
@@ -35,6 +38,7 @@ KEPT_LOG_LINES = 2000
 MOST_KEPT_LOGS = 16
 LOG_SECONDS = 30.0
 LAST_WORDS_POLLS = 10
+LATE_SECONDS = 90.0  # NFS clients ask again after 60 at most
 MEMORY_FACTOR = 1.5
 GOING_ON = (State.QUEUED, State.WAITING, State.RUNNING)
 NOT_YET = Verdict(State.WAITING, "its JobSet has not made its Job yet", Wait.START)
@@ -88,6 +92,10 @@ class Materialization:
         while True:
             verdict, folder = self._one(load, found)
             if verdict.state is State.SUCCEEDED:
+                self._until_seen()
+                return folder
+            if verdict.state is State.DELETED and self._made():
+                self.context.log.info(f"{load.stage}: its Job is gone, and its artifact is there")
                 return folder
             attempt = int(load.labels[ATTEMPT]) + 1
             others = folder != self.folder
@@ -108,6 +116,21 @@ class Materialization:
             else:
                 raise WorkerFailed(self._failure(verdict, load, folder))
             found = None
+
+    def _made(self) -> bool:
+        store = self.request["store"]
+        artifacts = ArtifactStore(store["url"], Path(store["local"]))
+        try:
+            return artifacts.lookup(self.request["stage"], self.request["fingerprint"]) is not None
+        except access_errors():
+            return False
+
+    def _until_seen(self) -> None:
+        """A network volume may show here, some time after the pod has ended, what the pod wrote; or it wrote nothing."""
+        clock, never = self.api.clock, threading.Event()
+        until = clock.monotonic() + LATE_SECONDS
+        while not self._made() and clock.monotonic() < until:
+            clock.wait(never, POLL_SECONDS)
 
     def _found(self) -> tuple[Manifest | None, Workload]:
         """The Job that runs for this request, whoever started it, or None; and the workload it is of, or else the next."""

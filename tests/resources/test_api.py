@@ -154,6 +154,24 @@ def test_a_job_that_went_while_the_watch_was_away_is_missed(here: Site) -> None:
     assert "its Job was deleted" in step.fails()
 
 
+def test_a_job_that_ended_well_and_was_removed_before_anybody_looked_has_ended_well(here: Site) -> None:
+    """``ttl_seconds_after_finished`` were over while the server could not be asked."""
+    here.deploy(ttl_seconds_after_finished=60)
+    step = here.start()
+    step.says("runs in 2 pods")
+    here.cluster.unreach()
+    until(lambda: here.watch.away_seconds()[1], 20, "the loss of the watch")
+    here.make_artifact()
+    here.cluster.finish_job(here.job())
+    here.cluster.advance(100)
+    with here.cluster.store.changed:
+        here.cluster.store.compact()
+    assert here.jobs() == []
+    here.cluster.reach()
+    here.cluster.advance(60)
+    step.ends_well()
+
+
 @pytest.mark.parametrize(
     ("verb", "resource"),
     [

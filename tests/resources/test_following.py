@@ -12,6 +12,8 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from following import GIB, OTHER_RUN, RUN, Site, site
 from waiting import until
 
+from resources.kubernetes import following
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
@@ -29,6 +31,20 @@ def test_a_stage_runs_in_a_job_of_its_nodes_and_ends_well(here: Site) -> None:
     [service] = here.cluster.all(SERVICE)
     assert service["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
     assert job["metadata"]["labels"]["ft-assets.dev/run"] == step.run_id
+
+
+def test_a_volume_may_show_the_artifact_late(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "LATE_SECONDS", 90.0)
+    step = here.start()
+    here.running()
+    here.cluster.finish_job(here.job())
+    until(lambda: here.watch.followed == {}, 20, "the end of the Job")
+    here.cluster.advance(30)
+    assert step.thread is not None
+    step.thread.join(0.1)
+    assert step.thread.is_alive()
+    here.make_artifact()
+    step.ends_well()
 
 
 def test_a_failing_rank_is_named_with_its_last_words(here: Site) -> None:
