@@ -5,12 +5,14 @@ A worker's files lie in one folder per run and stage, ``runs/RUN_ID/STAGE``: ``r
 
 import codecs
 import json
+import os
 import shutil
 import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from ft_assets.core.progress import describe, last_progress
 LOG_EVERY_SECONDS = 15.0
 TAIL_LINES = 50
 TAIL_BYTES = 65_536
+PIECE_BYTES = 2**20
 LITTLE_SPACE_BYTES = 2**30
 
 
@@ -84,8 +87,11 @@ class ProgressWords:
 
 def bytes_said(folder: Path) -> int:
     """How much a worker has said so far. Sizes, not times, which a clock that steps back would falsify."""
-    files = (folder / "progress.jsonl", folder / "output.log")
-    return sum(file.stat().st_size for file in files if file.is_file())
+    said = 0
+    for file in (folder / "progress.jsonl", folder / "output.log"):
+        with suppress(OSError):  # not there yet, or on a volume that does not answer just now
+            said += file.stat().st_size
+    return said
 
 
 def silent_text(seconds: float, folder: Path) -> str:
@@ -100,18 +106,25 @@ class PrintedLog:
 
     def __init__(self, folder: Path):
         self.log = folder / "output.log"
-        self.position = self.log.stat().st_size if self.log.is_file() else 0
+        self.position = 0
+        with suppress(OSError):
+            self.position = self.log.stat().st_size
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def show(self) -> None:
-        if not self.log.is_file():
-            return
-        with self.log.open("rb") as stream:
-            stream.seek(self.position)
-            added = stream.read()
-        self.position += len(added)
-        sys.stdout.write(self.decoder.decode(added))
+        for added in self._added():
+            sys.stdout.write(self.decoder.decode(added))
         sys.stdout.flush()
+
+    def _added(self) -> Iterator[bytes]:
+        """In pieces, however much it is. What a network volume cannot show now comes the next time."""
+        with suppress(OSError), self.log.open("rb") as stream:
+            left = os.fstat(stream.fileno()).st_size - self.position
+            stream.seek(self.position)
+            while left > 0 and (piece := stream.read(min(left, PIECE_BYTES))):
+                left -= len(piece)
+                self.position += len(piece)
+                yield piece
 
 
 def failure_text(request: dict[str, Any], ended: str, killed: bool, folder: Path) -> str:
@@ -142,7 +155,7 @@ def last_lines(log: Path) -> list[str]:
         with log.open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
             return stream.read().decode("utf-8", "replace").splitlines()[-TAIL_LINES:]
-    except FileNotFoundError:
+    except OSError:  # not there, or on a volume that does not answer just now
         return []
 
 

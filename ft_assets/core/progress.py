@@ -13,7 +13,7 @@ def last_progress(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - 4096))
             lines = stream.read().split(b"\n")
-    except FileNotFoundError:
+    except OSError:
         return {}
     for line in reversed(lines[:-1]):
         try:

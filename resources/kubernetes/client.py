@@ -26,6 +26,7 @@ CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 # The server ends a watch after this; a connection that died unseen is noticed a little later.
 WATCH_SECONDS, WATCH_MARGIN_SECONDS = 240, 30.0
 PAGE = 500
+MOST_LOG_BYTES = 4 * 2**20
 AGAIN = (429, 500, 502, 503, 504)
 CHANGED = {"PATCH": (409,), "DELETE": (409,)}  # the object was changed by another at the same time
 PATHS = {
@@ -168,7 +169,7 @@ class Api:
 
     def log(self, pod: str, lines: int, away_seconds: float = AWAY_SECONDS) -> str:
         """The last lines that a pod printed; nothing where it, or its log, is gone."""
-        query = {"tailLines": str(lines)}
+        query = {"tailLines": str(lines), "limitBytes": str(MOST_LOG_BYTES)}  # a line may be long
         found = self._ask("get", "GET", "pods", f"{pod}/log", query, raw=True, away_seconds=away_seconds)
         if isinstance(found, Answer):
             if found.status in (400, 404):

@@ -1,6 +1,7 @@
 """Workers in pods of a Kubernetes cluster, behind the same resource as those on this machine."""
 
 from functools import cache, partial
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,7 @@ class KubernetesLauncher(Launcher):
         self, context: dg.AssetExecutionContext, request: dict[str, Any], processes: int | None, threads: int | None
     ) -> Path:
         cluster = load_cluster(Path(self.pods))
-        if not Path(self.runs).is_relative_to(cluster.mount):
-            raise FineTuneError(
-                f"{self.runs} is not on the volume that pods see: FT_HOME must be {cluster.mount} (`mount` in "
-                f"{self.pods}) or a folder in it"
-            )
+        self._check_places(request["store"], cluster.mount)
         folder, request = self.write_request(context.run_id, request)
         make = partial(
             workload,
@@ -61,6 +58,19 @@ class KubernetesLauncher(Launcher):
             grace=self.grace_seconds,
         )
         return Materialization(api, watch, context, make, request, folder, bounds).run()
+
+    def _check_places(self, store: dict[str, str], mount: str) -> None:
+        """Refuses what would be found missing in a pod, or be written to its own disk and lost, after hours of training."""
+        url = store["url"].removeprefix("file://")
+        places = [("FT_HOME", self.runs), ("FT_CACHE", self.cache)]
+        places.append(("FT_HOME", store["local"]) if "://" in url else ("FT_STORE", url))
+        for variable, place in places:
+            if not Path(normpath(place)).is_relative_to(mount):
+                bucket = ", or the URL of a bucket" if variable == "FT_STORE" else ""
+                raise FineTuneError(
+                    f"{variable}: {place} is not on the volume that pods see; it must be {mount} (`mount` in {self.pods}) or "
+                    f"a folder in it{bucket}"
+                )
 
 
 @cache

@@ -28,7 +28,7 @@ def orphans(api: Api, status_of: Callable[[str], str | None], older_than_seconds
         status_of: a run's status as Dagster names it (``STARTED``), or None where it has no such run.
         older_than_seconds: younger Jobs are left alone: a run's record may lag behind its Job.
     """
-    jobs, _ = api.list("jobs", SELECTOR)
+    jobs, _ = api.list("jobs", f"{SELECTOR},{RUN}")
     found = []
     for job in jobs:
         age = api.clock.time() - datetime.fromisoformat(job["metadata"]["creationTimestamp"]).timestamp()

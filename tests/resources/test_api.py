@@ -214,9 +214,41 @@ def test_a_stream_of_something_else_is_no_answer(here: Site, line: bytes, monkey
 @pytest.mark.parametrize("found", [[], {}, {"items": []}, {"metadata": []}, "busy"])
 def test_a_list_of_something_else_is_no_answer(here: Site, found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = SimpleNamespace(data=json.dumps(found).encode())
-    monkeypatch.setattr(here.api, "_client", SimpleNamespace(call_api=lambda *_, **__: answer, configuration=SimpleNamespace(host="there")))
+    monkeypatch.setattr(
+        here.api,
+        "_client",
+        SimpleNamespace(call_api=lambda *_, **__: answer, configuration=SimpleNamespace(host="there")),
+    )
     with pytest.raises(ClusterAway):
         here.api.list("jobs", away_seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ({"runs": "/elsewhere/runs"}, "FT_HOME: /elsewhere/runs is not on the volume"),
+        ({"cache": "/root/.cache/ft-assets"}, "FT_CACHE: /root/.cache/ft-assets is not on the volume"),
+        ({"url": "/artifacts"}, "FT_STORE: /artifacts is not on the volume"),
+        ({"url": "file:///artifacts"}, "FT_STORE: /artifacts is not on the volume"),
+        ({"url": "store"}, "FT_STORE: store is not on the volume"),
+        ({"url": "VOLUME/../artifacts"}, "FT_STORE: VOLUME/../artifacts is not on the volume"),
+        ({"url": "memory://bucket/ft", "local": "/elsewhere/local"}, "FT_HOME: /elsewhere/local is not on the volume"),
+    ],
+)
+def test_what_pods_could_not_reach_is_refused_before_they_start(here: Site, place: dict[str, str], said: str) -> None:
+    home = str(here.folder / "home")
+    request = here.request()
+    request["store"] |= {name: place[name].replace("VOLUME", home) for name in ("url", "local") if name in place}
+    fields = {name: place[name] for name in ("runs", "cache") if name in place}
+    assert said.replace("VOLUME", home) in here.start(request=request, **fields).fails()
+    assert here.jobs() == []
+
+
+def test_of_a_log_without_line_breaks_a_part_is_read(here: Site) -> None:
+    here.start()
+    pod = here.running()[0]
+    here.cluster.print(pod, "x" * 6 * 2**20)
+    assert len(here.api.log(pod["metadata"]["name"], 10)) == 4 * 2**20
 
 
 def test_a_job_sets_service_is_its_controllers(here: Site) -> None:

@@ -1,6 +1,7 @@
 """Stages in pods: whatever becomes of the cluster ends in a right state, and in a sentence a person understands."""
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,33 @@ def test_a_volume_may_show_the_artifact_late(here: Site, monkeypatch: pytest.Mon
     assert step.thread.is_alive()
     here.make_artifact()
     step.ends_well()
+
+
+def test_what_a_volume_cannot_show_for_a_while_ends_nothing(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server that starts anew, say: reading fails, and the Job runs on."""
+    step = here.start()
+    step.says("runs in 2 pods")
+    output = here.folder / "home" / "runs" / step.run_id / "sft_adapter" / "output.log"
+    output.write_text("a word\n")
+    stale = OSError(errno.ESTALE, "Stale file handle")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", raising(output.parent, stale, Path.stat))
+        patch.setattr(Path, "open", raising(output.parent, stale, Path.open))
+        here.cluster.advance(60)
+        asked = here.cluster.clock.now
+        until(lambda: here.cluster.clock.now > asked + 20 or not step.thread.is_alive(), 20, "some looks")
+    assert step.error is None
+    here.cluster.finish_job(here.job())
+    step.ends_well()
+
+
+def raising(below: Path, error: OSError, otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    def call(path: Path, *words: Any, **more: Any) -> Any:
+        if path.parent == below:
+            raise error
+        return otherwise(path, *words, **more)
+
+    return call
 
 
 def test_a_failing_rank_is_named_with_its_last_words(here: Site) -> None:

@@ -11,6 +11,7 @@ from cluster.kinds import JOB
 from following import Site
 from waiting import until
 
+from resources.kubernetes import following
 from resources.kubernetes import launcher as kubernetes_launcher
 
 NODES, PODS_OF_A_JOB = 1000, 8
@@ -41,6 +42,7 @@ def play(folder: Path, patch: pytest.MonkeyPatch, jobs: int) -> Played:
         for number in range(NODES):
             cluster.add_node(f"node-{number}", gpus=1)
         patch.setattr(kubernetes_launcher, "connect", lambda *_: (site.api, site.watch))
+        patch.setattr(following, "LATE_SECONDS", 0.0)
         began = cluster.clock.now
         steps = [
             site.start(

@@ -57,6 +57,15 @@ def test_a_job_that_another_run_has_taken_up_is_left(here: Site) -> None:
     assert orphans(here.api, {RUN: "FAILURE", OTHER_RUN: "FAILURE"}.get, 600) != []
 
 
+def test_a_job_of_somebody_elses_that_names_no_run_is_left(here: Site) -> None:
+    """Anybody may write the label that says who manages it."""
+    left_running(here)
+    labels = {"metadata": {"labels": {"ft-assets.dev/run": None}}}
+    here.api._ask("patch", "PATCH", "jobs", here.jobs()[0], body=labels)
+    here.cluster.advance(700)
+    assert orphans(here.api, {}.get, 600) == []
+
+
 def test_a_young_job_and_one_that_has_ended_are_left(here: Site) -> None:
     name = left_running(here)
     assert orphans(here.api, {RUN: "FAILURE"}.get, 600) == []
