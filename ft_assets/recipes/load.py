@@ -273,11 +273,15 @@ def _found(fault: Any) -> str:
         return "nothing"
     if fault["type"] == "union_tag_invalid":
         return repr(fault["ctx"]["tag"])
-    if fault["type"] == "extra_forbidden":
-        return f"an unknown field (value {fault['input']!r:.60})"
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):
         return str(fault["ctx"]["error"])
-    return f"{fault['input']!r:.80}"
+    shown = "not shown" if _may_be_secret(fault["loc"]) else f"{fault['input']!r:.80}"
+    return f"an unknown field (value {shown:.60})" if fault["type"] == "extra_forbidden" else shown
+
+
+def _may_be_secret(where: Location) -> bool:
+    """Whether a value stands where somebody may have put a secret: errors go to logs. Variables are written in capitals."""
+    return any(part in ("env", "env_from_secrets") or str(part).isupper() for part in where)
 
 
 def _allowed(model: type[BaseModel], fault: Any) -> str:

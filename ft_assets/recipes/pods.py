@@ -43,6 +43,22 @@ OwnKey = Annotated[Key, AfterValidator(_free_key)]
 LabelValue = Annotated[str, StringConstraints(pattern=f"^({PLAIN})?$")]
 
 
+# What a worker makes; a test compares them with what `ft deploy render` knows.
+InPods = Literal[
+    "base_model",
+    "tokenized_splits",
+    "cpt_adapter",
+    "sft_sweep",
+    "sft_adapter",
+    "reward_model",
+    "policy",
+    "classifier",
+    "merged_model",
+    "quantized_model",
+    "evaluation",
+]
+
+
 class SecretKey(Strict):
     """One key of a Secret; its value is never seen by the recipe, the manifest or a log."""
 
@@ -113,10 +129,10 @@ class PodSettings(Strict):
 class Pods(PodSettings):
     """The same for all stages, and what differs for one (by asset name: ``sft_adapter``, ``evaluation``)."""
 
-    stages: dict[str, PodSettings] = {}
+    stages: dict[InPods, PodSettings] = {}
 
     def of(self, stage: str) -> dict[str, Any]:
         """The settings of one stage as JSON; what is left out is not in it."""
-        own = self.stages.get(stage, PodSettings())
+        own = next((own for name, own in self.stages.items() if name == stage), PodSettings())
         kept = {"exclude_none": True, "mode": "json"}
         return {**self.model_dump(include=set(PodSettings.model_fields), **kept), **own.model_dump(**kept)}  # type: ignore[arg-type]

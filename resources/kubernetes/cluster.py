@@ -22,6 +22,19 @@ HOME = "/home/ft"
 TAKEN = ("/", "/tmp", "/dev", "/dev/shm", HOME)
 
 
+SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|(API|ACCESS|PRIVATE)_?KEY(_ID)?)$", re.IGNORECASE)
+PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+
+
+def _no_secrets(env: dict[str, str]) -> dict[str, str]:
+    found = [name for name, value in env.items() if SECRET_NAME.search(name) or PASSWORD.search(value)]
+    if found:
+        raise ValueError(
+            f"{', '.join(found)} with what seems to be a secret; name a Secret's key in env_from_secrets instead"
+        )
+    return env
+
+
 def _mountable(path: str) -> str:
     parts = path.split("/")[1:]
     if not path.startswith("/") or ":" in path or {"", ".", ".."} & set(parts) or path in TAKEN:
@@ -42,7 +55,7 @@ class Cluster(Pods):
     namespace: DnsLabel
     claim: DnsName
     mount: Annotated[str, StringConstraints(max_length=1000), AfterValidator(_mountable)]
-    env: dict[EnvironmentName, str] = {}
+    env: Annotated[dict[EnvironmentName, str], AfterValidator(_no_secrets)] = {}
     allow_mutable_images: bool = False
     read_only_root: bool = True
     run_as_user: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1000

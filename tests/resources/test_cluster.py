@@ -1,9 +1,12 @@
 """The deployment's file: what it may say, and how a fault is named."""
 
+from typing import get_args
+
 import pytest
 
 from ft_assets.core.errors import FineTuneError, RecipeError
-from ft_assets.recipes.pods import Pods
+from ft_assets.deploying import IN_WORKERS
+from ft_assets.recipes.pods import InPods, Pods
 from resources.environment import settings
 from resources.kubernetes.cluster import load_cluster
 
@@ -49,7 +52,7 @@ def test_what_nobody_says_has_a_value(load):
         ("env: {A-B: x}", "env.A-B", "match pattern"),
         ("env_from_secrets: {HOME: {secret: a, key: b}}", "env_from_secrets.HOME", "does not set itself"),
         ("env_from_secrets: {TOKEN: {secret: a}}", "env_from_secrets.TOKEN.key", "nothing"),
-        ("env_from_secrets: {TOKEN: plain}", "env_from_secrets.TOKEN", "'plain'"),
+        ("env_from_secrets: {TOKEN: plain}", "env_from_secrets.TOKEN", "not shown"),
         ("labels: {ft-assets.dev/run: x}", "labels.ft-assets.dev/run", "sets itself"),
         ("labels: {a: 'b c'}", "labels.a", "'b c'"),
         ("annotations: {-: b}", "annotations.-", "match pattern"),
@@ -63,6 +66,13 @@ def test_what_nobody_says_has_a_value(load):
         ("run_as_user: 0", "run_as_user", "greater than or equal to 1"),
         ("stages: {evaluation: {imge: x}}", "stages.evaluation.imge", "image (did you mean that?)"),
         ("image: 'a b'", "image", "'a b'"),
+        ("stages: {sft_adaptor: {cpu: 1}}", "stages.sft_adaptor", "'sft_adapter'"),
+        ("env: {HF_TOKEN: hf_hidden}", "env", "env_from_secrets"),
+        ("env: {AWS_SECRET_ACCESS_KEY: hf_hidden}", "env", "env_from_secrets"),
+        ("env: {HTTPS_PROXY: 'http://me:hf_hidden@proxy:3128'}", "env", "env_from_secrets"),
+        ("env: {HF_TOKEN: {value: hf_hidden}}", "env.HF_TOKEN", "not shown"),
+        ("env_from_secrets: {TOKEN: {secret: hf_hidden, key: k}}", "env_from_secrets.TOKEN.secret", "not shown"),
+        ("HF_TOKEN: hf_hidden", "HF_TOKEN", "not shown"),
     ],
 )
 def test_a_fault_is_named_with_its_file_line_and_field(load, tmp_path, line, field, said):
@@ -73,6 +83,16 @@ def test_a_fault_is_named_with_its_file_line_and_field(load, tmp_path, line, fie
         load(f"{line}\n{without.lstrip()}")
     assert f"{tmp_path / 'pods.yaml'}:1: {field}: " in str(caught.value)
     assert said in str(caught.value)
+    assert "hf_hidden" not in str(caught.value)
+
+
+def test_variables_that_only_sound_like_secrets_are_taken(load):
+    names = ("TOKENIZERS_PARALLELISM", "KEYBOARD", "NCCL_SOCKET_IFNAME", "HF_TOKEN_PATH")
+    assert load(GOOD + f"env: {{{', '.join(f'{name}: x' for name in names)}}}").env == dict.fromkeys(names, "x")
+
+
+def test_stages_are_those_that_run_in_pods():
+    assert set(get_args(InPods)) == set(IN_WORKERS.values())
 
 
 def test_annotations_that_no_server_takes_are_refused(load):
