@@ -126,7 +126,9 @@ class Api:
             QuotaExceeded, ClusterRefused: no.
         """
         kind = PLURALS[manifest["kind"]]
-        found = self._ask("create", "POST", kind, body=manifest)
+        # Else a misspelt field is dropped without a word. What a JobSet may hold, its installed version decides.
+        query = {} if kind == "jobsets" else {"fieldValidation": "Strict"}
+        found = self._ask("create", "POST", kind, query=query, body=manifest)
         if isinstance(found, Answer):
             if found.status == 409:
                 return None

@@ -251,6 +251,14 @@ def test_of_a_log_without_line_breaks_a_part_is_read(here: Site) -> None:
     assert len(here.api.log(pod["metadata"]["name"], 10)) == 4 * 2**20
 
 
+def test_what_a_server_would_drop_without_a_word_is_refused(here: Site) -> None:
+    """A misspelt affinity would train anywhere."""
+    here.deploy(affinity={"nodeAfinity": {}})
+    said = here.start().fails()
+    assert 'unknown field "spec.template.spec.affinity.nodeAfinity"' in said
+    assert here.jobs() == []
+
+
 def test_a_job_sets_service_is_its_controllers(here: Site) -> None:
     """Although the deployment's file asks for plain Jobs by now."""
     here.deploy(job_api="jobset")
