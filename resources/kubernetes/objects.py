@@ -28,8 +28,6 @@ JOBSET_API = "jobset.x-k8s.io/v1alpha2"
 USERS_FAULT = 2
 END_SECONDS = 15
 MIB = 2**20
-# By index, which the Job's condition names: "... matching FailJob rule at index 0".
-DISRUPTED_RULE, STOPPED_RULE, FAULT_RULE = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -153,21 +151,26 @@ def _job_spec(workload: Workload) -> Manifest:
         "completionMode": "Indexed",
         "backoffLimit": 0,
         "podReplacementPolicy": "Failed",
-        "podFailurePolicy": _failure_policy(),
+        "podFailurePolicy": _failure_policy(workload.suspend),
         "activeDeadlineSeconds": workload.settings.active_deadline_seconds,
         "template": pod_template(workload),
     }
 
 
-def _failure_policy() -> Manifest:
-    """FailJob for each: ``Ignore`` would replace the lost pod alone."""
+def _failure_policy(queued: bool) -> Manifest:
+    """FailJob for each: ``Ignore`` would replace the lost pod alone.
+
+    A queue that takes a Job's quota back suspends it, and its pods end with 75: with a rule for that, the controller would
+    fail the suspended Job.
+    """
 
     def ends_with(code: int) -> Manifest:
         exits = {"containerName": CONTAINER, "operator": "In", "values": [code]}
         return {"action": "FailJob", "onExitCodes": exits}
 
     disrupted = {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    return {"rules": [disrupted, ends_with(STOPPED), ends_with(USERS_FAULT)]}
+    stopped = [] if queued else [ends_with(STOPPED)]
+    return {"rules": [disrupted, *stopped, ends_with(USERS_FAULT)]}
 
 
 def pod_template(workload: Workload) -> Manifest:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from cluster import Script
 from cluster.kinds import JOB, POD, SERVICE, Object
 from cluster.quantities import quantity
 from dagster._core.errors import DagsterExecutionInterruptedError
@@ -313,7 +314,10 @@ def test_a_worker_that_says_nothing_is_ended(here: Site) -> None:
     assert here.jobs() == []
 
 
-def test_a_job_that_its_queue_suspends_goes_on_when_it_is_admitted_again(here: Site) -> None:
+@pytest.mark.parametrize("code", [75, 143], ids=["saved their work", "ended"])
+def test_a_job_that_its_queue_suspends_goes_on_when_it_is_admitted_again(here: Site, code: int) -> None:
+    """The controller may look at its pods after they have ended and before they are gone."""
+    here.cluster.kubelet.script = lambda _: Script(exit_code_at_term=code, term_seconds=5.0)
     here.cluster.use_kueue()
     here.deploy(queue_name="gpus")
     step = here.start()
@@ -321,6 +325,7 @@ def test_a_job_that_its_queue_suspends_goes_on_when_it_is_admitted_again(here: S
     here.cluster.admit(name)
     before = here.running()
     here.cluster.preempt_workload(name)
+    here.cluster.advance(10)
     until(lambda: step.said and "waits in Kueue's queue gpus" in step.said[-1], 20, "the wait")
     here.cluster.advance(60)
     here.cluster.admit(name)

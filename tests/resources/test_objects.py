@@ -154,9 +154,10 @@ def test_pods_write_only_to_their_volumes_and_hold_no_token():
 def test_secrets_come_by_reference_alone():
     env = {entry["name"]: entry for entry in pod_of(CASES["two-nodes"]())["containers"][0]["env"]}
     assert env["HF_TOKEN"] == {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
-    deployment = cluster(env={"HF_TOKEN": "plain"}, env_from_secrets={"HF_TOKEN": {"secret": "hub", "key": "token"}})
+    by_key = {"secret": "hub", "key": "endpoint"}
+    deployment = cluster(env={"HF_ENDPOINT": "plain"}, env_from_secrets={"HF_ENDPOINT": by_key})
     both = [
-        entry for entry in pod_of(made(request(), deployment))["containers"][0]["env"] if entry["name"] == "HF_TOKEN"
+        entry for entry in pod_of(made(request(), deployment))["containers"][0]["env"] if entry["name"] == "HF_ENDPOINT"
     ]
     assert [set(entry) for entry in both] == [{"name", "valueFrom"}]
 
