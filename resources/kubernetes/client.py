@@ -234,9 +234,10 @@ class Api:
             found = self._send(method, path, query or {}, body, READ_SECONDS, False, raw)
             if not isinstance(found, Answer) or found.status not in (0, *AGAIN, *CHANGED.get(method, ())):
                 return found
-            if self.clock.monotonic() - began >= away_seconds:
+            left = away_seconds - (self.clock.monotonic() - began)
+            if left <= 0:
                 raise ClusterAway(away_text(self.server, f"could not {verb} {kind}", away_seconds, found.message))
-            self.clock.wait(self._never, found.retry_after or pause * random.uniform(0.5, 1.0))
+            self.clock.wait(self._never, min(found.retry_after or pause * random.uniform(0.5, 1.0), left))
             pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
 
     def _path(self, kind: str) -> str:

@@ -46,6 +46,18 @@ def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(here: Sit
     step.ends_well()
 
 
+def test_a_server_that_says_to_come_back_tomorrow_is_asked_before_it_is_given_up(here: Site) -> None:
+    here.cluster.faults.fail(1, 429, "create", "jobs", retry_after=86_400)
+    step = here.start()
+    until(lambda: here.cluster.requests.get(("create", "jobs")), 20, "the first try")
+    refused = here.cluster.clock.now
+    until(lambda: here.cluster.advance(50) or here.jobs() or here.cluster.clock.now > refused + 2000, 20, "a try")
+    assert here.jobs() != []
+    here.running()
+    here.cluster.finish_job(here.job())
+    step.ends_well()
+
+
 @pytest.mark.parametrize("resource", ["jobs", "services"])
 def test_what_was_created_although_the_answer_was_lost_is_adopted(here: Site, resource: str) -> None:
     here.cluster.faults.lose_answers(1, "create", resource)
