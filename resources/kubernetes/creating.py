@@ -117,9 +117,9 @@ def create_service(api: Api, load: Workload, made: Manifest) -> None:
     """
     name, uid, labels = made["metadata"]["name"], made["metadata"]["uid"], made["metadata"]["labels"]
     settings = load.settings.model_copy(update={"job_api": "job"})
-    wanted = service(replace(load, name=name, labels={key: labels[key] for key in load.labels}, settings=settings), uid)
+    wanted = replace(load, name=name, labels={key: labels[key] for key in load.labels}, settings=settings)
     began, never = api.clock.monotonic(), threading.Event()
-    while api.create(wanted) is None:
+    while api.create(service(wanted, uid)) is None:
         there = api.get("services", name)
         if there is not None:
             if uid in [owner["uid"] for owner in there["metadata"].get("ownerReferences") or []]:
