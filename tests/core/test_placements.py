@@ -310,8 +310,8 @@ def test_a_plan_is_refused_where_it_costs_more_than_the_budget(share):
     with pytest.raises(FineTuneError) as raised:
         planned(bounded)
     most = max(plans, key=lambda plan: plan.cost_usd)
-    assert f"${total:,.2f}" in str(raised.value)
-    assert f"{most.stage}, ${most.cost_usd:,.2f}" in str(raised.value)
+    assert f"${total:,.4f}" in str(raised.value)
+    assert f"{most.stage}, ${most.cost_usd:,.4f}" in str(raised.value)
 
 
 def test_why_names_the_runner_up_and_what_decided():
@@ -388,3 +388,46 @@ def test_writing_takes_time_of_its_own_beside_training_on_what_was_written():
         )
     )
     assert none < short < long
+
+
+def test_trials_that_no_node_has_room_for_are_refused_in_words():
+    with pytest.raises(
+        FineTuneError, match="parallel_trials 16 of 1 GPUs each want 16 in one node, per_node of a is 8"
+    ):
+        planned(sweep(gpus=[gpu("a", 4000, counts=[1, 2])], parallel_trials=16))
+
+
+def test_why_a_sweep_is_placed_so_is_told_in_what_all_of_its_trials_cost():
+    for hardware in ({"gpus": [gpu("a", 4000, counts=[1, 4])]}, {"memory_gib": 4000, "usd_per_hour": 3.0}):
+        trials, sft = planned(sweep(**hardware))
+        assert trials.cost_usd == pytest.approx(6 * sft.cost_usd, rel=1e-4)
+        assert float(trials.why.rpartition("$")[2].replace(",", "")) == pytest.approx(trials.cost_usd, rel=0.01)
+
+
+@pytest.mark.parametrize("price", [0.0, 1e-3, 0.5, 100_000.0])
+def test_what_is_told_apart_reads_apart(price):
+    [plan] = planned(recipe(gpus=[gpu("a", 4000, usd_per_hour=price)], zero_stage=0))
+    assert (plan.why.count("$") == 2) == (price > 0)
+    more, less = plan.why.rpartition(": ")[2].split(" instead of ")
+    assert more.removesuffix(" minutes") != less
+    assert "e+" not in plan.why
+
+
+def test_more_processes_are_proposed_where_every_stage_can_share_its_batch_among_them():
+    body = recipe(("sft", "policy"), batch=8, memory_gib=12).model_dump()
+    body["sft"]["global_batch_size"] = 6
+    task = tasks(Recipe.model_validate(body), BIG, SPLITS, "cpu")["sft"]
+    proposed = [change.values.get("hardware.processes") for change in smallest_changes(task)]
+    assert 2 in proposed
+    body["hardware"]["memory_gib"] = 10  # two do not suffice; three or six do for sft, and policy cannot take them
+    proposed = smallest_changes(tasks(Recipe.model_validate(body), BIG, SPLITS, "cpu")["sft"])
+    assert {change.values.get("hardware.processes") for change in proposed} <= {None, 2}
+
+
+def test_no_second_change_is_proposed_beside_as_much_memory_as_suffices_alone():
+    wanted = recipe(gpus=[gpu("a", 1)])
+    [alone, *others] = smallest_changes(tasks(wanted, BIG, SPLITS, "cuda")["sft"])
+    assert alone.text == "in hardware.gpus one like a with memory_gib: 5"
+    least = min(alone.gib)
+    assert not [change.text for change in others if change.gib and min(change.gib) >= least]
+    assert not any("with memory_gib: 7" in change.text for change in others)
