@@ -5,6 +5,7 @@ are computed again, each as the recipe fixes it or in turn; of each the largest 
 device's and of a node's memory is left free: what a prediction may miss, and what fragments.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -272,13 +273,21 @@ def _memory(task: Task, layout: Layout) -> Memory:
 
 
 def _option(task: Task, offer: Offer, layout: Layout) -> Option:
-    """With the largest micro-batch that fits. All are tried: one that leaves nothing to accumulate may want less than a smaller."""
+    """With the largest micro-batch that fits. More rows want more, but for one that leaves nothing to accumulate: it may want less
+    than a smaller.
+    """
     per_process = task.settings.global_batch_size // offer.processes
-    for size in reversed(_sizes(task, offer)):
-        layout = replace(layout, micro_batch=size)
-        memory = _memory(task, layout)
-        if not (misfit := _misfit(task, offer, layout, memory)):
-            break
+    *fewer, whole = _sizes(task, offer)
+    size = whole
+
+    def misfit_of(size: int) -> str:
+        sized = replace(layout, micro_batch=size)
+        return _misfit(task, offer, sized, _memory(task, sized))
+
+    if fewer and misfit_of(whole):
+        size = fewer[max(0, bisect_left(fewer, True, key=lambda size: bool(misfit_of(size))) - 1)]
+    layout = replace(layout, micro_batch=size)
+    memory = _memory(task, layout)
     seconds = task.rounds * stage_seconds(task.recipe, task.name, task.shape, task.rows, layout, offer.bf16_tflops)
     return Option(
         offer=offer,
@@ -287,7 +296,7 @@ def _option(task: Task, offer: Offer, layout: Layout) -> Option:
         memory=memory,
         seconds=round(seconds, 1),
         cost_usd=round(seconds / 3600 * offer.usd_per_hour, 6),
-        misfit=misfit,
+        misfit=_misfit(task, offer, layout, memory),
     )
 
 

@@ -4,7 +4,9 @@ import json
 import math
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,33 @@ DISTILBERT = {
     "intermediate_size": "hidden_dim",
 }
 HEAD = re.compile(r"^(lm_head|embed_out|output)\.")
+
+
+@dataclass(frozen=True)
+class Linears:
+    """Linear weights together: how many; over all of them the widths of what goes into and comes out of one, the numbers in one
+    and the squares of the widths in; the numbers of the largest.
+    """
+
+    count: int
+    into: int
+    out: int
+    numbers: int
+    squares: int
+    largest: int
+
+    @classmethod
+    def of(cls, sizes: Iterable[tuple[int, int]]) -> "Linears":
+        """Of their (out, in)."""
+        found = list(sizes)
+        return cls(
+            count=len(found),
+            into=sum(into for _, into in found),
+            out=sum(out for out, _ in found),
+            numbers=sum(out * into for out, into in found),
+            squares=sum(into * into for _, into in found),
+            largest=max((out * into for out, into in found), default=0),
+        )
 
 
 @dataclass(frozen=True)
@@ -44,6 +73,11 @@ class Shape:
     gated: bool = True
     head: int = 0
     file_bytes: int = 0
+
+    @cached_property
+    def linears(self) -> Linears:
+        """All of the layers'; kept, as a plan asks for it of each of its many layouts."""
+        return Linears.of(self.linear.values())
 
 
 def read_safetensors_header(path: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Laws of placements: what is compared, what is chosen of it, and what is said where nothing fits."""
 
 import json
+import time
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 
@@ -431,3 +433,28 @@ def test_no_second_change_is_proposed_beside_as_much_memory_as_suffices_alone():
     least = min(alone.gib)
     assert not [change.text for change in others if change.gib and min(change.gib) >= least]
     assert not any("with memory_gib: 7" in change.text for change in others)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("method", ["dpo", "kto", "orpo", "rloo"])
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_more_rows_at_a_time_want_more_unless_none_accumulate(device, method, adapter):
+    """What the search for the largest micro-batch that fits stands on."""
+    body = online(method=method).model_dump() | {"adapter": adapter}
+    wanted = Recipe.model_validate(body)
+    for zero, again in product(range(4), (False, True)):
+        layouts = [Layout(device, 2, 1, micro, zero, "none", "none", again) for micro in (1, 2, 4)]
+        peaks = [stage_memory(wanted, "policy", BIG, SPLITS["preference"], layout).peak for layout in layouts]
+        assert peaks == sorted(peaks)
+
+
+@pytest.mark.parametrize("memory_gib", [400, 10])
+def test_a_large_model_with_many_ways_to_cut_its_batch_is_planned_at_once(memory_gib):
+    """Of a model of 405 billion parameters and a batch with 108 divisors, placed or refused."""
+    layers = {f"model.layers.{n}.{name}": (16_384, 16_384) for n in range(126) for name in "qkvogud"}
+    large = Shape(405 * 10**9, 16_384, 126, 128_256, layers, 53_248, 128, 16_384, 1024)
+    offered = [gpu("a", memory_gib, counts=[1, 2, 4, 8, 16, 32]), gpu("b", memory_gib / 2, counts=[1, 2, 4, 8])]
+    started = time.process_time()
+    with suppress(FineTuneError):
+        plan_recipe(recipe(batch=50_400, gpus=offered), large, SPLITS, "cuda")
+    assert time.process_time() - started < 2
