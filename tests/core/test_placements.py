@@ -458,3 +458,13 @@ def test_a_large_model_with_many_ways_to_cut_its_batch_is_planned_at_once(memory
     with suppress(FineTuneError):
         plan_recipe(recipe(batch=50_400, gpus=offered), large, SPLITS, "cuda")
     assert time.process_time() - started < 2
+
+
+def test_kto_takes_longer_than_dpo_by_two_passes_over_mismatched_answers():
+    """TRL scores them with the policy and with the reference: 10 operations for 6, with an adapter."""
+    layout = Layout("cuda", 1, 1, 2, 0, "none", "none", False)
+    dpo, kto = (
+        stage_seconds(online(method=method, beta=0.1), "policy", BIG, rows, layout, 300)
+        for method, rows in (("dpo", SPLITS["prompt"]), ("kto", {**SPLITS["prompt"], "rows": 10_000}))
+    )
+    assert kto == pytest.approx(10 / 6 * dpo, rel=0.01)
