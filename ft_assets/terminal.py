@@ -110,18 +110,18 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], right: tu
         return
     table = Table(title=title, title_justify="left", header_style="bold", box=None, padding=(0, 1))
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        numbers = name in right
+        header = name.replace(" ", "\n") if numbers else name
+        table.add_column(header, justify="right" if numbers else "left", overflow="fold", no_wrap=numbers)
     for row in rows:
         table.add_row(*row)
     console.print(table)
 
 
 def _narrowest(columns: list[str], rows: list[list[str]], right: tuple[str, ...]) -> int:
-    """Width at which no number and no word of a few letters is cut; longer words fold."""
+    """Width at which no number is cut and no word of a few letters; longer words fold."""
     width = 0
     for name, *cells in zip(columns, *rows, strict=True):
-        parts = cells if name in right else [word for cell in cells for word in cell.split()]
-        width += 2 + max(
-            len(part) for part in ["", *name.split(), *parts] if name in right or len(part) <= LONGEST_WORD
-        )
+        words = [word for cell in cells for word in cell.split() if len(word) <= LONGEST_WORD]
+        width += 2 + max(map(len, [*name.split(), *(cells if name in right else words)]), default=0)
     return width

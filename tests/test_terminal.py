@@ -40,7 +40,7 @@ print_table("a plan", ["stage", "reason", "peak GiB", "USD"], [["sft", "x" * 90,
 """
 
 
-@pytest.mark.parametrize("columns", [80, 20])
+@pytest.mark.parametrize("columns", [80, 40, 38, 37, 20])
 def test_no_number_is_cut_on_a_narrow_terminal(columns: int) -> None:
     """A table where it has room, else a line for each cell."""
     found = on_a_terminal(SHOWN, columns)
