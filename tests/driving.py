@@ -124,4 +124,4 @@ class Training:
             words = process.info["cmdline"] or []
             if str(self.folder / "request.json") in words and process.info["status"] != psutil.STATUS_ZOMBIE:
                 found.append(process)
-        return sorted(found, key=lambda process: "ft_assets.worker.torchrun" not in process.cmdline())
+        return sorted(found, key=lambda process: "ft_assets.worker.torchrun" not in process.info["cmdline"])
