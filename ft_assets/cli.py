@@ -98,6 +98,10 @@ def plan(
     from ft_assets import planning
 
     if calibration:
+        if recipe is not None or stage is not None or every:
+            raise FineTuneError(
+                "ft plan --calibration is of every finished training: leave RECIPE, --stage and --all out"
+            )
         planning.show_calibration(settings().open_store(), as_json)
         return
     if recipe is None:

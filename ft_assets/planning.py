@@ -39,7 +39,7 @@ def show_plan(known: Catalog, name: str, store: ArtifactStore, stage: str | None
     print()
     for plan in shown:
         print(f"{plan.stage}: {plan.why}")
-    print(f"in all: {duration(sum(plan.seconds for plan in shown))}, ${sum(plan.cost_usd for plan in shown):,.4g}")
+    print(f"in all: {duration(sum(plan.seconds for plan in shown))}, ${sum(plan.cost_usd for plan in shown):,.4f}")
 
 
 def show_options(known: Catalog, name: str, store: ArtifactStore, stage: str | None, json_wanted: bool) -> None:

@@ -15,6 +15,7 @@ from ft_assets.core.progress import describe, last_progress
 
 PLAIN_EVERY_SECONDS = 10.0
 WIDE = 90
+LONGEST_WORD = 16
 
 
 class _Lines(Console):
@@ -92,14 +93,35 @@ def newest(run_folder: Path) -> dict[str, Any]:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()) -> None:
-    """A table on standard output: aligned on a terminal, tab-separated in a pipe."""
+    """A table on standard output: aligned on a terminal, a line for each cell where that is too narrow, tab-separated in a pipe."""
     if not sys.stdout.isatty():
         for row in [columns, *rows]:
             print("\t".join(row))
         return
+    console = Console(highlight=False)
+    if console.width < _narrowest(columns, rows, right):
+        if title:
+            print(title)
+        for row in rows:
+            print()
+            for name, cell in zip(columns, row, strict=True):
+                if cell:
+                    print(f"{name}: {cell}")
+        return
     table = Table(title=title, title_justify="left", header_style="bold", box=None, padding=(0, 1))
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        numbers = name in right
+        header = name.replace(" ", "\n") if numbers else name
+        table.add_column(header, justify="right" if numbers else "left", overflow="fold", no_wrap=numbers)
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    console.print(table)
+
+
+def _narrowest(columns: list[str], rows: list[list[str]], right: tuple[str, ...]) -> int:
+    """Width at which no number is cut and no word of a few letters; longer words fold."""
+    width = 0
+    for name, *cells in zip(columns, *rows, strict=True):
+        words = [word for cell in cells for word in cell.split() if len(word) <= LONGEST_WORD]
+        width += 2 + max(map(len, [*name.split(), *(cells if name in right else words)]), default=0)
+    return width

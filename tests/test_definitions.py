@@ -1,9 +1,9 @@
 """What Dagster loads: fast, light and whole."""
 
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import ROOT
@@ -26,11 +26,12 @@ HEAVY = (
 def test_definitions_load_in_under_three_seconds_without_heavy_libraries(tmp_path, launcher: str) -> None:
     where = {**os.environ, "FT_LAUNCHER": launcher, "FT_PODS": str(tmp_path / "pods.yaml")}
     code = f"import definitions, sys; print([m for m in {HEAVY!r} if m in sys.modules])"
-    started = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=where, capture_output=True, text=True, check=True)
-    seconds = time.monotonic() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stdout.strip() == "[]"
-    assert seconds < 3
+    # Of the processor: what the others on a busy machine take counts for nothing.
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 3
 
 
 def test_the_command_validates_without_what_pandera_imports_for_tests_alone() -> None:

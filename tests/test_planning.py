@@ -182,6 +182,14 @@ def test_before_the_splits_are_made_the_plan_says_the_most_it_can_be(shop):
 
 def test_plan_wants_a_recipe(shop):
     assert "RECIPE" in shop.ft("plan", code=2).stderr
+    for words in (["own"], ["--all"], ["--stage", "sft"]):
+        assert "leave RECIPE" in shop.ft("plan", "--calibration", *words, code=2).stderr
+
+
+def test_a_model_that_a_plan_cannot_read_ends_with_2_and_its_file(shop):
+    shop.ingest()
+    (shop.recipes / "base" / "config.json").write_text(json.dumps({"text_config": {"hidden_size": 8}}))
+    assert "config.json: hidden_size is not there" in shop.ft("plan", "own", code=2).stderr
 
 
 def test_calibration_compares_what_was_predicted_with_what_was_measured(shop):
@@ -206,3 +214,13 @@ def test_calibration_compares_what_was_predicted_with_what_was_measured(shop):
     text = shop.ft("plan", "--calibration").stdout
     assert "+10.0" in text
     assert "10.0% off in the mean, at worst 10.0% over and 10.0% under" in text
+
+
+def test_calibration_passes_over_what_older_versions_made_and_what_is_no_artifact(shop):
+    placements = [None, {}, {"peak_bytes": 100, "gpu_resource": "nvidia.com/gpu"}]
+    for number, placement in enumerate(placements):
+        execution = {} if placement is None else {"placement": placement}
+        shop.write("policy", f"{number}" * 64, metrics={"measured_peak_bytes": 100.0}, execution=execution)
+    shop.write("policy", "9" * 64, metrics={"measured_peak_bytes": None}, execution={"placement": None})
+    (shop.home / "store" / "artifacts" / "policy" / "notes.txt").write_text("mine")
+    assert json.loads(shop.ft("plan", "--calibration", "--json").stdout) == {"runs": 0, "trainings": []}

@@ -8,7 +8,7 @@ bytes per token, layer and hidden unit that were measured for full training, 45 
 
 from dataclasses import dataclass
 
-from ft_assets.core.shape import Shape
+from ft_assets.core.shape import Linears, Shape
 from ft_assets.recipes.training import Adapter, Full, Lora, PromptTuning
 
 # TRL 1.16, ``kernels/chunked_logprob.py``: scores of so many tokens and words at a time.
@@ -31,19 +31,11 @@ class Compute:
     liger: bool
 
 
-def adapted(shape: Shape, adapter: Adapter, names: list[str]) -> tuple[int, int]:
-    """Widths of what goes into and comes out of the linear weights of these names, summed over all layers."""
-    if not isinstance(adapter, Lora):
-        return 0, 0
-    sizes = [shape.linear[name] for name in names]
-    return sum(size[1] for size in sizes), sum(size[0] for size in sizes)
-
-
-def layer_bytes(shape: Shape, adapter: Adapter, names: list[str], compute: Compute, tokens: int) -> float:
+def layer_bytes(shape: Shape, adapter: Adapter, on: Linears, compute: Compute, tokens: int) -> float:
     """Kept of one layer for the backward pass, in bytes per token.
 
     Args:
-        names: linear weights with an adapter.
+        on: the linear weights with an adapter.
         tokens: of the row.
     """
     h, width = shape.hidden, compute.width
@@ -53,10 +45,10 @@ def layer_bytes(shape: Shape, adapter: Adapter, names: list[str], compute: Compu
     forward = width * inner * (1 if not shape.gated else 2 if compute.liger else 3)
     # Their inputs: Liger keeps the residual stream as it is, which autocast leaves in float32; transformers casts it.
     norms = 2 * width * h if compute.liger and not compute.cast else 8 * h
-    return norms + attention + forward + _inputs(shape, adapter, names, compute)
+    return norms + attention + forward + _inputs(shape, adapter, on, compute)
 
 
-def _inputs(shape: Shape, adapter: Adapter, names: list[str], compute: Compute) -> float:
+def _inputs(shape: Shape, adapter: Adapter, on: Linears, compute: Compute) -> float:
     """What linear layers and norms keep of their inputs for the gradients of their weights, in bytes per token of a layer."""
     h, width = shape.hidden, compute.width
     shared = width * (2 * h + shape.intermediate)  # queries, keys and values read the same; so do gate and up
@@ -65,10 +57,10 @@ def _inputs(shape: Shape, adapter: Adapter, names: list[str], compute: Compute) 
     if isinstance(adapter, Full):
         if not compute.cast:
             return shared + (0 if compute.liger else 2 * width * h)
-        linear = sum(size[1] for size in shape.linear.values()) / max(1, shape.layers)
+        linear = shape.linears.into / max(1, shape.layers)
         return width * (linear - shape.query) + (0 if compute.liger else 8 * h)
-    into, out = (total / max(1, shape.layers) for total in adapted(shape, adapter, names))
-    low_rank = adapter.r * len(names) / max(1, shape.layers)
+    into, out, count = (total / max(1, shape.layers) for total in (on.into, on.out, on.count))
+    low_rank = adapter.r * count
     if adapter.method == "dora":
         return 4 * low_rank + (width + 4) * out + (shared if width == 4 else 4 * into)
     if adapter.lora_dropout:
@@ -80,11 +72,11 @@ def _inputs(shape: Shape, adapter: Adapter, names: list[str], compute: Compute) 
     return width * low_rank + shared
 
 
-def identity_bytes(shape: Shape, adapter: Adapter, names: list[str], compute: Compute) -> int:
+def identity_bytes(shape: Shape, adapter: Adapter, on: Linears, compute: Compute) -> int:
     """Of all layers: PEFT's DoRA runs an identity matrix through each adapter for the norm of its weight, and keeps it."""
     if not (isinstance(adapter, Lora) and adapter.method == "dora"):
         return 0
-    return (4 if compute.device == "cpu" else compute.width) * sum(shape.linear[name][1] ** 2 for name in names)
+    return (4 if compute.device == "cpu" else compute.width) * on.squares
 
 
 def outer_bytes(shape: Shape, adapter: Adapter, compute: Compute) -> float:

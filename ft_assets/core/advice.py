@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ft_assets.core.memory import GIB, stage_memory
-from ft_assets.core.placements import MARGIN, Offer, Option, Task, fits, layouts, offers, uneven
+from ft_assets.core.placements import MARGIN, PARTS, Offer, Option, Task, fits, layouts, offers, uneven
 from ft_assets.core.shape import Shape
 from ft_assets.recipes.schema import Recipe
 from ft_assets.recipes.training import Full, Lora, Policy
@@ -18,26 +18,36 @@ from ft_assets.recipes.training import Full, Lora, Policy
 NAMED = 3
 SHORTER_BY = 16  # rows are cut in steps of so many tokens
 MOST_PROCESSES = 64
+STAGES = (*PARTS, "policy")
 OF_LAYER = re.compile(r"\.(\d+)\.")
 QLORA = {"method": "qlora", "r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing to set otherwise: ``values`` by dotted field of the recipe; ``layers``, so many has a base model that would do."""
+    """One thing to set otherwise: ``values`` by dotted field of the recipe; ``layers``, so many has a base model that would do;
+    ``gib`` of a device and of its node, where more is asked of them.
+    """
 
     text: str
     values: dict[str, Any] = field(default_factory=dict)
     layers: int | None = None
+    gib: tuple[float, float] | None = None
 
     def __and__(self, other: "Change") -> "Change":
-        return Change(f"{self.text} and {other.text}", {**self.values, **other.values}, self.layers or other.layers)
+        return Change(f"{self.text} and {other.text}", {**self.values, **other.values})
+
+    def wants_no_less(self, other: "Change") -> bool:
+        """Whether it asks for as much memory as the other, or more."""
+        if self.gib is None or other.gib is None:
+            return False
+        return self.gib[0] >= other.gib[0] and self.gib[1] >= other.gib[1]
 
 
 def refusal(task: Task, considered: list[Option], left_out: list[str]) -> str:
     """Why a stage cannot be placed, from the option that comes closest, and what would fit."""
     if not considered:
-        return f"{task.name}: {'; '.join(left_out)}. Give numbers that divide the batch"
+        return f"{task.name}: {'; '.join(left_out)}. Give other numbers"
     closest = min(considered, key=lambda option: option.memory.peak / option.offer.memory_gib)
     changes = [change.text for change in smallest_changes(task)]
     would = "Any of these would fit: " if len(changes) > 1 else "This would fit: "
@@ -53,7 +63,7 @@ def smallest_changes(task: Task) -> list[Change]:
     """
     found = list(islice(_fitting(task), NAMED))
     if len(found) < NAMED:
-        found += list(islice(_in_pairs(task, [change.text for change in found]), NAMED - len(found)))
+        found += list(islice(_in_pairs(task, found), NAMED - len(found)))
     if len(found) < NAMED and (smaller := _smaller_model(task)):
         found.append(smaller)
     return found
@@ -102,12 +112,15 @@ def _fitting(task: Task) -> Iterator[Change]:
                     break
 
 
-def _in_pairs(task: Task, alone: list[str]) -> Iterator[Change]:
-    """Two changes that fit together, where neither is among those that fit alone."""
+def _in_pairs(task: Task, alone: list[Change]) -> Iterator[Change]:
+    """Two changes that fit together, where neither is among those that fit alone, nor more memory than does alone."""
+    told = [change.text for change in alone]
     for first in (*_lighter(task), *_quantized(task), *islice(_more_processes(task), 2)):
-        changed = applied(task, first) if first.text not in alone else None
+        changed = applied(task, first) if first.text not in told else None
         for second in _fitting(changed) if changed else ():
-            if second.text not in alone and not set(first.values) & set(second.values):
+            if any(second.wants_no_less(change) for change in alone) or set(first.values) & set(second.values):
+                continue
+            if second.text not in told:
                 yield first & second
                 break
 
@@ -129,15 +142,22 @@ def _more_processes(task: Task) -> Iterator[Change]:
     hardware = task.recipe.hardware
     for count in range(2, MOST_PROCESSES + 1):
         if not hardware.gpus:
-            if count > hardware.processes and not uneven(
-                task, replace(offers(hardware, task.device)[0], processes=count)
-            ):
+            if count > hardware.processes and _all_stages_share(task, count):
                 yield Change(f"hardware.processes: {count}", {"hardware.processes": count})
             continue
         for at, gpu in enumerate(hardware.gpus):
             if count > max(gpu.counts) and not task.settings.global_batch_size % count:
                 counted = gpu.model_dump() | {"counts": [*gpu.counts, count]}
                 yield Change(f"{count} in counts of {gpu.name}", _with_gpu(task, at, counted))
+
+
+def _all_stages_share(task: Task, processes: int) -> bool:
+    """The batch of each stage of the recipe, as all of them run on so many."""
+    offer = replace(offers(task.recipe.hardware, task.device)[0], processes=processes)
+    others = [name for name in STAGES if name != task.name and getattr(task.recipe, name) is not None]
+    return not any(
+        uneven(each, offer) for each in (task, *(replace(task, name=name, batch_sizes=()) for name in others))
+    )
 
 
 def _with_gpu(task: Task, at: int, gpu: dict[str, Any]) -> dict[str, Any]:
@@ -156,14 +176,18 @@ def _more_memory(task: Task) -> Iterator[Change]:
         return
     device, host, offer = min(wants, key=lambda want: (max(want[0] / want[2].memory_gib, 1), want[:2]))
     if not offer.gpu:
-        yield Change(f"hardware.memory_gib: {device}", {"hardware.memory_gib": device})
+        yield Change(f"hardware.memory_gib: {device}", {"hardware.memory_gib": device}, gib=(device, 0))
         return
     at = next(at for at, gpu in enumerate(task.recipe.hardware.gpus) if gpu.name == offer.gpu)
     more = {"memory_gib": max(device, offer.memory_gib), "node_memory_gib": max(host, offer.node_memory_gib)}
     had = {"memory_gib": offer.memory_gib, "node_memory_gib": offer.node_memory_gib}
     text = " and ".join(f"{name}: {value:g}" for name, value in more.items() if value != had[name])
     raised = task.recipe.hardware.gpus[at].model_dump() | more
-    yield Change(f"in hardware.gpus one like {offer.gpu} with {text}", _with_gpu(task, at, raised))
+    yield Change(
+        f"in hardware.gpus one like {offer.gpu} with {text}",
+        _with_gpu(task, at, raised),
+        gib=(more["memory_gib"], more["node_memory_gib"]),
+    )
 
 
 def _gib(size: int) -> int:
@@ -199,7 +223,7 @@ def _quantized(task: Task) -> Iterator[Change]:
 def _smaller_model(task: Task) -> Change | None:
     def of(layers: int) -> Change:
         billions = _of_layers(task.shape, layers).parameters / 1e9
-        return Change(f"a base_model of {billions:.2g} billion parameters ({layers} such layers)", layers=layers)
+        return Change(f"a base_model of {billions:.3g} billion parameters ({layers} such layers)", layers=layers)
 
     return _largest(task, task.shape.layers - 1, of)
 

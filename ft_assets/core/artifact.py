@@ -149,7 +149,7 @@ class ArtifactStore:
         """The manifest of a finished artifact, or None where there is none."""
         try:
             text = self.fs.cat_file(self._key("artifacts", stage, fingerprint, MANIFEST))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             return Manifest(**json.loads(text))

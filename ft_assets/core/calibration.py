@@ -36,8 +36,10 @@ def compared(manifests: Iterable[Manifest]) -> list[Compared]:
     found = []
     for manifest in manifests:
         execution, metrics = manifest.execution, manifest.metrics
-        placement, measured = execution.get("placement", {}), int(metrics.get("measured_peak_bytes", 0))
-        predicted = placement.get("peak_bytes", 0)
+        placement, measured = execution.get("placement") or {}, int(metrics.get("measured_peak_bytes") or 0)
+        if not placement.keys() >= {"peak_bytes", "seconds"}:
+            continue  # made by a version whose plan said less
+        predicted = placement["peak_bytes"]
         if not placement.get("gpu_resource"):
             predicted, measured = predicted - WORKER_BYTES, measured - int(metrics.get("measured_idle_bytes", 0))
         if predicted > 0 and measured > 0:

@@ -23,7 +23,7 @@ from ft_assets.core.activations import (
     step_bytes,
 )
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.shape import Shape
+from ft_assets.core.shape import Linears, Shape
 from ft_assets.core.states import dequantized_bytes, frozen_bytes, is_quantized, optimizer_bytes
 from ft_assets.recipes.schema import Recipe
 from ft_assets.recipes.training import Full, Lora, Policy, PromptTuning, Training
@@ -175,9 +175,9 @@ class _Stage:
         return self.sequences * self.longest
 
     @cached_property
-    def names(self) -> list[str]:
+    def adapted(self) -> Linears:
         adapter = self.recipe.adapter
-        return adapted_weights(self.shape, adapter.target_modules) if isinstance(adapter, Lora) else []
+        return adapted_weights(self.shape, adapter.target_modules) if isinstance(adapter, Lora) else Linears.of(())
 
     @cached_property
     def compute(self) -> Compute:
@@ -245,11 +245,11 @@ class _Stage:
     def at_backward(self) -> Memory:
         """When the backward pass begins, of the last micro-batch of a step."""
         states, shape, compute, adapter = self._states(), self.shape, self.compute, self.recipe.adapter
-        layer = layer_bytes(shape, adapter, self.names, compute, self.longest)
+        layer = layer_bytes(shape, adapter, self.adapted, compute, self.longest)
         held = outer_bytes(shape, adapter, compute) + shape.layers * layer
         moment = step_bytes(shape, compute) * self.tokens
-        casts = 2 * sum(out * into for out, into in shape.linear.values()) if compute.cast else 0
-        casts += identity_bytes(shape, adapter, self.names, compute)
+        casts = 2 * shape.linears.numbers if compute.cast else 0
+        casts += identity_bytes(shape, adapter, self.adapted, compute)
         if self.layout.activation_checkpointing:
             stream = 4 if compute.cast else compute.width
             held = outer_bytes(shape, adapter, compute) + shape.layers * stream * shape.hidden
@@ -258,7 +258,7 @@ class _Stage:
         logits = 0 if self.scores else head_bytes(shape, compute, self.tokens, self.method == "orpo")
         moment += dequantized_bytes(self.recipe, shape, compute.width)
         if self.compares:
-            again = 2 * sum(out * into for out, into in shape.linear.values()) if compute.cast else 0
+            again = 2 * shape.linears.numbers if compute.cast else 0
             moment = max(moment, reference_bytes(shape, compute, not self.full) * self.tokens + again)
         return replace(
             states,
@@ -281,7 +281,7 @@ class _Stage:
         """When the optimizer steps."""
         states = self._states()
         if self.settings.optim == "adafactor":
-            largest = max((out * into for out, into in self.shape.linear.values()), default=0)
+            largest = self.shape.linears.largest
             largest = max(largest, self.shape.vocabulary * self.shape.hidden) if self.full else largest
             states = replace(states, activations=2 * 4 * min(largest, self.trained))  # the update, and its square
         return states
@@ -314,13 +314,13 @@ class _Stage:
         """
         if self.layout.device == "cuda":
             return moment
-        identity = identity_bytes(self.shape, self.recipe.adapter, self.names, self.compute)
+        identity = identity_bytes(self.shape, self.recipe.adapter, self.adapted, self.compute)
         passing = moment.gradients + moment.activations + moment.logits + moment.cache
         holes = max(0, self._states().gradients - moment.gradients - moment.activations) if moment.logits else 0
         if is_quantized(self.recipe):
             holes += BITSANDBYTES_BYTES
         if self.recipe.adapter.method == "lora_8bit":
-            holes += self.compute.width * sum(out * into for out, into in self.shape.linear.values())
+            holes += self.compute.width * self.shape.linears.numbers
         imported = IMPORTED_BYTES + (ONEDNN_BYTES if self.compute.width == 2 else 0)
         dropped = isinstance(self.recipe.adapter, Lora) and self.recipe.adapter.lora_dropout
         share = HEAP_WITH_DROPOUT if dropped else HEAP
@@ -365,12 +365,12 @@ def trainable_parameters(recipe: Recipe, shape: Shape) -> int:
         return adapter.num_virtual_tokens * shape.hidden
     count = lora_parameters(shape, adapter.r, adapter.target_modules)
     if adapter.method == "dora":  # and a magnitude for each output
-        count += sum(shape.linear[name][0] for name in adapted_weights(shape, adapter.target_modules))
+        count += adapted_weights(shape, adapter.target_modules).out
     return count
 
 
-def adapted_weights(shape: Shape, target_modules: str | list[str]) -> list[str]:
-    """Names of the linear weights that an adapter is put on.
+def adapted_weights(shape: Shape, target_modules: str | list[str]) -> Linears:
+    """The linear weights that an adapter is put on.
 
     Raises:
         FineTuneError: ``target_modules`` is no regular expression.
@@ -382,9 +382,9 @@ def adapted_weights(shape: Shape, target_modules: str | list[str]) -> list[str]:
 
 
 @lru_cache(maxsize=16)
-def _adapted(shape: Shape, target_modules: str | tuple[str, ...]) -> list[str]:
+def _adapted(shape: Shape, target_modules: str | tuple[str, ...]) -> Linears:
     """Kept, as a plan asks for the same of each of its many layouts."""
-    return [name for name in shape.linear if _is_target(name, target_modules)]
+    return Linears.of(size for name, size in shape.linear.items() if _is_target(name, target_modules))
 
 
 def lora_parameters(shape: Shape, r: int, target_modules: str | list[str]) -> int:
@@ -393,13 +393,13 @@ def lora_parameters(shape: Shape, r: int, target_modules: str | list[str]) -> in
     Raises:
         FineTuneError: ``target_modules`` matches none, or is no regular expression.
     """
-    names = adapted_weights(shape, target_modules)
-    if not names:
+    on = adapted_weights(shape, target_modules)
+    if not on.count:
         raise FineTuneError(
             f"adapter.target_modules {target_modules!r} matches no linear weight of the base model; "
             f"it has {', '.join(sorted({name.rsplit('.', 1)[-1] for name in shape.linear}))}"
         )
-    return sum(r * sum(shape.linear[name]) for name in names)
+    return r * (on.into + on.out)
 
 
 def _is_target(name: str, target_modules: str | tuple[str, ...]) -> bool:

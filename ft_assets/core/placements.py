@@ -5,6 +5,7 @@ are computed again, each as the recipe fixes it or in turn; of each the largest 
 device's and of a node's memory is left free: what a prediction may miss, and what fragments.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -26,7 +27,7 @@ class Task:
     """A stage that is to be placed: ``cpt``, ``sft``, ``reward``, ``policy`` or ``classifier`` of a recipe.
 
     ``part`` gives ``rows``, ``tokens`` and ``longest`` row of what it is trained on. A sweep may try ``batch_sizes`` beside the
-    recipe's; ``at_once`` of its trials share a node.
+    recipe's; ``at_once`` of its trials share a node, ``rounds`` times one after the other.
     """
 
     recipe: Recipe
@@ -36,6 +37,7 @@ class Task:
     device: str
     batch_sizes: tuple[int, ...] = ()
     at_once: int = 1
+    rounds: int = 1
 
     @property
     def settings(self) -> Training:
@@ -68,7 +70,7 @@ class Task:
 @dataclass(frozen=True)
 class Offer:
     """So many processes of one kind. Memory in GiB of one process's device and of one node (0: not known), the price of all of
-    them in US dollars per hour, ``cpus`` of one node (0: not known), ``gpus_per_node`` that a pod asks for.
+    them in US dollars per hour, ``cpus`` of one node (0: not known), ``gpus_per_node`` that a pod asks for, of ``per_node`` there.
     """
 
     processes: int
@@ -80,6 +82,7 @@ class Offer:
     node_memory_gib: float = 0.0
     cpus: float = 0.0
     gpus_per_node: int = 0
+    per_node: int = 0
     resource: str = ""
     node_selector: dict[str, str] = field(default_factory=dict)
     spot: bool = False
@@ -129,17 +132,11 @@ class Option:
 
 
 def offers(hardware: Hardware, device: str, at_once: int = 1) -> list[Offer]:
-    """What a stage may be run on: each number of each type of GPU, or the one machine that the recipe describes.
-
-    ``at_once`` trials of a sweep are processes of one pod, so that they fit one node or are left out.
+    """What a stage, or ``at_once`` trials of it, may be run on: each number of each type of GPU, or the one machine that the
+    recipe describes.
     """
     if hardware.gpus:
-        return [
-            _of_gpu(gpu, count, at_once)
-            for gpu in hardware.gpus
-            for count in gpu.counts
-            if at_once == 1 or count * at_once <= gpu.per_node
-        ]
+        return [_of_gpu(gpu, count, at_once) for gpu in hardware.gpus for count in gpu.counts]
     per_node = hardware.processes // hardware.nodes
     return [
         Offer(
@@ -167,6 +164,7 @@ def _of_gpu(gpu: Gpu, count: int, at_once: int) -> Offer:
         node_memory_gib=gpu.node_memory_gib,
         cpus=round(MARGIN * gpu.node_cpus * on_node / gpu.per_node, 2),  # the rest is for what else runs on a node
         gpus_per_node=on_node,
+        per_node=gpu.per_node,
         resource=gpu.resource,
         node_selector=gpu.node_selector,
         spot=gpu.spot,
@@ -251,7 +249,9 @@ def fits(task: Task) -> bool:
 
 
 def uneven(task: Task, offer: Offer) -> str:
-    """Why so many processes cannot share a step's rows, of whatever size a sweep may try; empty where they can."""
+    """Why so many processes cannot share a step's rows, of whatever size a sweep may try, or its trials a node, in whose one pod
+    they are processes; empty where they can.
+    """
     size = f"{task.name}.global_batch_size {task.settings.global_batch_size}"
     of = f"{offer.processes} GPUs" if offer.gpu else f"hardware.processes {offer.processes}"
     if task.settings.global_batch_size % offer.processes:
@@ -260,6 +260,11 @@ def uneven(task: Task, offer: Offer) -> str:
         return f"hyperparameters.search.sft.global_batch_size may be {uneven[0]}, which is no multiple of {of}"
     if task.settings.global_batch_size // offer.processes < task.least_micro_batch:
         return f"kto compares at least two rows at a time, and {size} gives each of {of} one"
+    if task.at_once > 1 and offer.gpu and offer.processes * task.at_once > offer.per_node:
+        wanted = (
+            f"hardware.parallel_trials {task.at_once} of {of} each want {offer.processes * task.at_once} in one node"
+        )
+        return f"{wanted}, per_node of {offer.gpu} is {offer.per_node}"
     return ""
 
 
@@ -268,14 +273,22 @@ def _memory(task: Task, layout: Layout) -> Memory:
 
 
 def _option(task: Task, offer: Offer, layout: Layout) -> Option:
-    """With the largest micro-batch that fits. All are tried: one that leaves nothing to accumulate may want less than a smaller."""
+    """With the largest micro-batch that fits. More rows want more, but for one that leaves nothing to accumulate: it may want less
+    than a smaller.
+    """
     per_process = task.settings.global_batch_size // offer.processes
-    for size in reversed(_sizes(task, offer)):
-        layout = replace(layout, micro_batch=size)
-        memory = _memory(task, layout)
-        if not (misfit := _misfit(task, offer, layout, memory)):
-            break
-    seconds = stage_seconds(task.recipe, task.name, task.shape, task.rows, layout, offer.bf16_tflops)
+    *fewer, whole = _sizes(task, offer)
+    size = whole
+
+    def misfit_of(size: int) -> str:
+        sized = replace(layout, micro_batch=size)
+        return _misfit(task, offer, sized, _memory(task, sized))
+
+    if fewer and misfit_of(whole):
+        size = fewer[max(0, bisect_left(fewer, True, key=lambda size: bool(misfit_of(size))) - 1)]
+    layout = replace(layout, micro_batch=size)
+    memory = _memory(task, layout)
+    seconds = task.rounds * stage_seconds(task.recipe, task.name, task.shape, task.rows, layout, offer.bf16_tflops)
     return Option(
         offer=offer,
         layout=layout,
@@ -283,7 +296,7 @@ def _option(task: Task, offer: Offer, layout: Layout) -> Option:
         memory=memory,
         seconds=round(seconds, 1),
         cost_usd=round(seconds / 3600 * offer.usd_per_hour, 6),
-        misfit=misfit,
+        misfit=_misfit(task, offer, layout, memory),
     )
 
 

@@ -1,5 +1,6 @@
 """The plan: the placement of each training stage that costs least of those that fit, with its memory, time and cost."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -71,26 +72,27 @@ def plan_recipe(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]],
         FineTuneError: nothing on offer fits, and it says what would; or all of it costs more than ``hardware.budget_usd``.
     """
     plans = [_plan(stage, task) for stage, task in tasks(recipe, shape, splits, device).items()]
-    if recipe.hyperparameters is not None:
-        plans = [_of_all_trials(recipe, plan, device) if plan.stage == SWEEP else plan for plan in plans]
     _keep_to_budget(recipe, plans)
     return plans
 
 
 def tasks(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]], device: str) -> dict[str, Task]:
-    """What is to be placed, by the plan's name for it."""
-    sweep, at_once = recipe.hyperparameters, 1
+    """What is to be placed, by the plan's name for it. Trials of a sweep that train at once have GPUs of their own; on a CPU they
+    share its cores, so that it takes as long as in turn.
+    """
+    sweep, at_once, rounds = recipe.hyperparameters, 1, 1
     sizes: tuple[int, ...] = ()
     if sweep is not None:
         space = sweep.search.sft.get("global_batch_size")
         sizes, at_once = tuple(space.whole_numbers()) if space else (), recipe.hardware.parallel_trials
+        rounds = math.ceil(sweep.n_trials / at_once) if device == "cuda" else sweep.n_trials
         recipe = recipe.with_values(sweep.largest())
     found: dict[str, Task] = {}
     for name, part in {**PARTS, "policy": recipe.policy_role}.items():
         if getattr(recipe, name) is not None:
             task = Task(recipe, name, shape, splits[part], device, sizes if name == "sft" else ())
             if sweep is not None and name == "sft":
-                found[SWEEP] = replace(task, at_once=at_once)
+                found[SWEEP] = replace(task, at_once=at_once, rounds=rounds)
             found[name] = task
     return found
 
@@ -147,20 +149,16 @@ def _why(ranked: list[Option], considered: int) -> str:
     runner_up = next((option for option in others if option.offer != best.offer), others[0])
     told = f"{best} is the best of {len(ranked)} that fit, of {considered} considered; runner-up {runner_up}: "
     if runner_up.cost_usd > best.cost_usd:
-        return told + f"${runner_up.cost_usd:,.4g} instead of ${best.cost_usd:,.4g}"
+        form = "${:,.2f}" if round(runner_up.cost_usd, 2) > round(best.cost_usd, 2) else "${:,.6f}"
+        return told + f"{form.format(runner_up.cost_usd)} instead of {form.format(best.cost_usd)}"
     if runner_up.layout.processes > best.layout.processes:
         return told + "costs the same with more processes"
     if runner_up.seconds > best.seconds:
-        return told + f"{runner_up.seconds / 60:,.1f} minutes instead of {best.seconds / 60:,.1f}"
+        more, less = (f"{option.seconds / 60:,.1f}" for option in (runner_up, best))
+        if more == less:
+            return told + f"{runner_up.seconds:,.1f} seconds instead of {best.seconds:,.1f}"
+        return told + f"{more} minutes instead of {less}"
     return told + "predicted to take as long, and less simple"
-
-
-def _of_all_trials(recipe: Recipe, plan: StagePlan, device: str) -> StagePlan:
-    """``parallel_trials`` at once on GPUs of their own; on a CPU they share its cores, so that it takes as long as in turn."""
-    assert recipe.hyperparameters is not None
-    trials = recipe.hyperparameters.n_trials
-    rounds = -(-trials // recipe.hardware.parallel_trials) if device == "cuda" else trials
-    return replace(plan, seconds=round(plan.seconds * rounds, 1), cost_usd=round(plan.cost_usd * rounds, 6))
 
 
 def _keep_to_budget(recipe: Recipe, plans: list[StagePlan]) -> None:
@@ -169,7 +167,7 @@ def _keep_to_budget(recipe: Recipe, plans: list[StagePlan]) -> None:
         return
     most = max(plans, key=lambda plan: plan.cost_usd)
     raise FineTuneError(
-        f"the cheapest plan costs ${total:,.2f}, hardware.budget_usd is {budget:g}. Most of it is {most.stage}, ${most.cost_usd:,.2f} "
+        f"the cheapest plan costs ${total:,.4f}, hardware.budget_usd is {budget:,.15g}. Most of it is {most.stage}, ${most.cost_usd:,.4f} "
         f"for {most.seconds / 3600:,.2f} h on {most.processes} x {most.gpu or 'process'}. Raise the budget, offer a cheaper GPU, or "
         f"train less: {most.stage.removesuffix('_sweep')}.num_train_epochs or max_steps, data.max_train_rows"
     )

@@ -4,14 +4,17 @@ import json
 import math
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ft_assets.core.errors import FineTuneError
 
 MAX_HEADER_BYTES = 100 * 2**20
-OF_A_LAYER = re.compile(r"(^|\.)(layers?|albert_layers)\.\d+\.")
+OF_A_LAYER = re.compile(r"(^|\.)(layers?|albert_layers|h)\.\d+\.")
+MOST = 2**40  # of any number in a config.json
 # Its own names for what others call so.
 DISTILBERT = {
     "hidden_size": "dim",
@@ -20,6 +23,33 @@ DISTILBERT = {
     "intermediate_size": "hidden_dim",
 }
 HEAD = re.compile(r"^(lm_head|embed_out|output)\.")
+
+
+@dataclass(frozen=True)
+class Linears:
+    """Linear weights together: how many; over all of them the widths of what goes into and comes out of one, the numbers in one
+    and the squares of the widths in; the numbers of the largest.
+    """
+
+    count: int
+    into: int
+    out: int
+    numbers: int
+    squares: int
+    largest: int
+
+    @classmethod
+    def of(cls, sizes: Iterable[tuple[int, int]]) -> "Linears":
+        """Of their (out, in)."""
+        found = list(sizes)
+        return cls(
+            count=len(found),
+            into=sum(into for _, into in found),
+            out=sum(out for out, _ in found),
+            numbers=sum(out * into for out, into in found),
+            squares=sum(into * into for _, into in found),
+            largest=max((out * into for out, into in found), default=0),
+        )
 
 
 @dataclass(frozen=True)
@@ -44,6 +74,11 @@ class Shape:
     head: int = 0
     file_bytes: int = 0
 
+    @cached_property
+    def linears(self) -> Linears:
+        """All of the layers'; kept, as a plan asks for it of each of its many layouts."""
+        return Linears.of(self.linear.values())
+
 
 def read_safetensors_header(path: Path) -> dict[str, Any]:
     """The header of a safetensors file: dtype, shape and offsets by tensor name.
@@ -61,6 +96,8 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
             header: dict[str, Any] = json.loads(stream.read(length))
             header.pop("__metadata__", None)
             data = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+            if not all(isinstance(side, int) and side >= 0 for entry in header.values() for side in entry["shape"]):
+                raise ValueError("a tensor's shape is no list of whole numbers")
         except (ValueError, RecursionError, TypeError, AttributeError, LookupError) as error:
             raise FineTuneError(f"{path}: safetensors header cannot be read: {error!r:.200}") from error
     if 8 + length + data != size:
@@ -78,32 +115,61 @@ def in_config(config: dict[str, Any], name: str) -> Any:
     return config.get(name, config.get(DISTILBERT.get(name, name)))
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FineTuneError(f"{path} cannot be read: {error!r:.200}") from error
+    if not isinstance(config, dict):
+        raise FineTuneError(f"{path} is {config!r:.40}, not a mapping")
+    return config
+
+
 def read_shape(folder: Path) -> Shape:
-    config = json.loads((folder / "config.json").read_text())
+    """A model's shape, of a folder with its ``config.json`` and weights.
+
+    Raises:
+        FineTuneError: one of its files cannot be read, or lacks what a plan needs; names the file and the field.
+    """
+    config = _read_config(folder / "config.json")
     tensors: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors |= read_safetensors_header(path)
+    if not tensors:
+        raise FineTuneError(f"{folder}: its .safetensors files hold no weights")
+    file_bytes = sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in tensors.values())
+    if config.get("tie_word_embeddings"):  # then transformers passes over a head that a file has all the same
+        tensors = {name: entry for name, entry in tensors.items() if not HEAD.match(name)}
     linear = {
         name.removesuffix(".weight"): (entry["shape"][0], entry["shape"][1])
         for name, entry in tensors.items()
         if len(entry["shape"]) == 2 and OF_A_LAYER.search(name)
     }
-    hidden, layers = int(in_config(config, "hidden_size")), int(in_config(config, "num_hidden_layers"))
-    inner = int(in_config(config, "intermediate_size") or 4 * hidden)
-    heads = int(in_config(config, "num_attention_heads") or 1)
-    width = int(in_config(config, "head_dim") or hidden // heads)
+
+    def number(name: str, otherwise: int | None = None) -> int:
+        found = in_config(config, name)
+        if not found and otherwise is not None:
+            return otherwise
+        if not isinstance(found, int) or not 1 <= found <= MOST:
+            said = "is not there" if found is None else f"is {found!r:.40}"
+            raise FineTuneError(f"{folder}/config.json: {name} {said}; a plan wants a whole number")
+        return found
+
+    hidden, layers, vocabulary = (number(name) for name in ("hidden_size", "num_hidden_layers", "vocab_size"))
+    inner, heads = number("intermediate_size", 4 * hidden), number("num_attention_heads", 1)
+    width = number("head_dim", max(1, hidden // heads))
     widened = sum(out for out, given in linear.values() if given == hidden and out in (inner, 2 * inner))
     return Shape(
         parameters=sum(math.prod(entry["shape"]) for entry in tensors.values()),
         hidden=hidden,
         layers=layers,
-        vocabulary=int(config["vocab_size"]),
+        vocabulary=vocabulary,
         linear=linear,
         intermediate=inner,
         heads=heads,
         query=heads * width,
-        key_value=int(in_config(config, "num_key_value_heads") or heads) * width,
+        key_value=number("num_key_value_heads", heads) * width,
         gated=widened >= 2 * inner * layers,
         head=sum(math.prod(entry["shape"]) for name, entry in tensors.items() if HEAD.match(name)),
-        file_bytes=sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in tensors.values()),
+        file_bytes=file_bytes,
     )

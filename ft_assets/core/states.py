@@ -23,18 +23,15 @@ def frozen_bytes(recipe: Recipe, parameters: int, shape: Shape, width: int) -> i
         return 0
     if not is_quantized(recipe):
         return parameters * width
-    quantized = sum(out * into for out, into in shape.linear.values())
-    if recipe.adapter.method == "qlora":
-        packed = int(quantized * NF4_BITS / 8)
-    else:
-        packed = quantized + 4 * sum(out for out, _ in shape.linear.values())
+    quantized = shape.linears.numbers
+    in_int8 = quantized + 4 * shape.linears.out
+    packed = int(quantized * NF4_BITS / 8) if recipe.adapter.method == "qlora" else in_int8
     return (parameters - quantized) * width + packed
 
 
 def dequantized_bytes(recipe: Recipe, shape: Shape, width: int) -> int:
     """Of the largest linear weight, as it is multiplied with."""
-    largest = max((out * into for out, into in shape.linear.values()), default=0)
-    return width * largest if is_quantized(recipe) else 0
+    return width * shape.linears.largest if is_quantized(recipe) else 0
 
 
 def optimizer_bytes(settings: Training, shape: Shape, trained: int, full: bool) -> int:
@@ -46,6 +43,6 @@ def optimizer_bytes(settings: Training, shape: Shape, trained: int, full: bool) 
     if settings.optim == "adamw_bnb_8bit":
         return 8 * embedding + int((trained - embedding) * (2 + 2 * 4 / 256))
     if settings.optim == "adafactor":
-        sides = sum(out + into for out, into in shape.linear.values()) + 2 * (shape.vocabulary + shape.hidden)
+        sides = shape.linears.out + shape.linears.into + 2 * (shape.vocabulary + shape.hidden)
         return 4 * sides
     return 8 * trained

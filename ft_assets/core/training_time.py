@@ -65,7 +65,8 @@ def _operations(recipe: Recipe, settings: Training, layout: Layout) -> float:
     if isinstance(settings, Policy):
         scored = 1 if settings.online else 0
         referred = 0 if settings.method == "orpo" or not settings.beta else 1
-        passes += scored + referred
+        mismatched = 2 if settings.method == "kto" else 0  # answers to other prompts, by policy and reference
+        passes += scored + referred + mismatched
     return (6 if isinstance(recipe.adapter, Full) else 4) + 2 * passes
 
 

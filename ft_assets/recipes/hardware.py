@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
 from ft_assets.recipes.pods import Key, LabelValue, Pods, ResourceName
 from ft_assets.recipes.strict import Strict
@@ -20,6 +20,12 @@ DEEPSPEED_SECTIONS = (
 OURS_IN_ZERO = ("stage", "offload_optimizer", "offload_param")
 
 
+def _in_print(name: str) -> str:
+    if not name.isprintable() or name != name.strip():
+        raise ValueError("a name in print, with no space at its ends")
+    return name
+
+
 class Gpu(Strict):
     """One type of GPU on offer, and the node it stands in. Price in US dollars per hour of one GPU.
 
@@ -27,7 +33,7 @@ class Gpu(Strict):
     peak of the data sheet. ``node_memory_gib`` and ``node_cpus`` are what a node has to give to pods.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=63)]
+    name: Annotated[str, Field(min_length=1, max_length=63), AfterValidator(_in_print)]
     memory_gib: Annotated[float, Field(gt=0, le=4096)]
     bf16_tflops: Annotated[float, Field(gt=0, le=100_000)]
     usd_per_hour: Annotated[float, Field(ge=0, le=100_000)]

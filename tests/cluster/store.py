@@ -60,7 +60,9 @@ class Store:
         return [(kind, self._objects[kind][key]) for kind, key in found]
 
     def new_uid(self) -> str:
-        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+        return str(
+            uuid.uuid4()
+        )  # by which processes are told apart, also from those of a cluster in another test process
 
     def suffix(self) -> str:
         return "".join(self._random.choice(NAME_LETTERS) for _ in range(5))

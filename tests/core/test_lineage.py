@@ -5,6 +5,7 @@ import yaml
 
 from ft_assets.core import lineage
 from ft_assets.core.lineage import MODEL_ASSETS, Inputs, model_stages, raw_stage, validated_stage
+from ft_assets.recipes.hardware import Hardware
 from ft_assets.recipes.load import SHIPPED
 from ft_assets.recipes.schema import Recipe, Source
 
@@ -129,6 +130,38 @@ def test_each_input_of_a_stage_is_a_stage_or_came_in(demo):
 def test_hardware_changes_no_fingerprint(recipe, field, value):
     document = swept(shipped("demo")) if recipe == "sweep" else shipped(recipe)
     assert remade(stages(document), stages(changed_document(document, f"hardware.{field}", value))) == set()
+
+
+def test_all_of_hardware_at_once_changes_no_fingerprint(demo):
+    """And so each of its fields, whichever will be added: this names them all, with another value than they have alone."""
+    changed = {
+        "device": "cuda",
+        "dtype": "bfloat16",
+        "processes": 4,
+        "nodes": 2,
+        "threads_per_process": 3,
+        "memory_gib": 640,
+        "usd_per_hour": 98.5,
+        "zero_stage": 3,
+        "offload_optimizer": "cpu",
+        "offload_param": "cpu",
+        "activation_checkpointing": True,
+        "torch_compile": True,
+        "use_liger_kernel": True,
+        "full_determinism": True,
+        "deepspeed": {"steps_per_print": 5},
+        "checkpoint_every_steps": 7,
+        "checkpoint_every_minutes": 3.5,
+        "keep_checkpoints": 9,
+        "evaluation_batch_size": 1,
+        "parallel_trials": 8,
+        "gpus": [GPU],
+        "budget_usd": 5.0,
+        "pods": {"image": "a/b@sha256:0"},
+    }
+    assert set(changed) == set(Hardware.model_fields)
+    assert not [name for name, value in changed.items() if getattr(Hardware(), name) == value]
+    assert remade(stages(demo), stages({**demo, "hardware": changed})) == set()
 
 
 @pytest.mark.parametrize("retrain", [{"min_new_rows": 1}, {"schedule": "0 3 * * *"}])

@@ -150,7 +150,7 @@ def test_a_llama_keeps_what_was_measured(adapter, masked, per_hidden):
     each query head, and itself.
     """
     compute = Compute("cuda", 2, cast=False, masked=masked, fused_lora=True, liger=False)
-    found = layer_bytes(LLAMA_8B, adapter, list(LLAMA_8B.linear), compute, 1024)
+    found = layer_bytes(LLAMA_8B, adapter, LLAMA_8B.linears, compute, 1024)
     assert found / 4096 == pytest.approx(per_hidden, abs=0.8)
 
 

@@ -1,6 +1,8 @@
 """Laws of placements: what is compared, what is chosen of it, and what is said where nothing fits."""
 
 import json
+import time
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 
@@ -310,8 +312,8 @@ def test_a_plan_is_refused_where_it_costs_more_than_the_budget(share):
     with pytest.raises(FineTuneError) as raised:
         planned(bounded)
     most = max(plans, key=lambda plan: plan.cost_usd)
-    assert f"${total:,.2f}" in str(raised.value)
-    assert f"{most.stage}, ${most.cost_usd:,.2f}" in str(raised.value)
+    assert f"${total:,.4f}" in str(raised.value)
+    assert f"{most.stage}, ${most.cost_usd:,.4f}" in str(raised.value)
 
 
 def test_why_names_the_runner_up_and_what_decided():
@@ -388,3 +390,81 @@ def test_writing_takes_time_of_its_own_beside_training_on_what_was_written():
         )
     )
     assert none < short < long
+
+
+def test_trials_that_no_node_has_room_for_are_refused_in_words():
+    with pytest.raises(
+        FineTuneError, match="parallel_trials 16 of 1 GPUs each want 16 in one node, per_node of a is 8"
+    ):
+        planned(sweep(gpus=[gpu("a", 4000, counts=[1, 2])], parallel_trials=16))
+
+
+def test_why_a_sweep_is_placed_so_is_told_in_what_all_of_its_trials_cost():
+    for hardware in ({"gpus": [gpu("a", 4000, counts=[1, 4])]}, {"memory_gib": 4000, "usd_per_hour": 3.0}):
+        trials, sft = planned(sweep(**hardware))
+        assert trials.cost_usd == pytest.approx(6 * sft.cost_usd, rel=1e-4)
+        assert float(trials.why.rpartition("$")[2].replace(",", "")) == pytest.approx(trials.cost_usd, rel=0.01)
+
+
+@pytest.mark.parametrize("price", [0.0, 1e-3, 0.5, 100_000.0])
+def test_what_is_told_apart_reads_apart(price):
+    [plan] = planned(recipe(gpus=[gpu("a", 4000, usd_per_hour=price)], zero_stage=0))
+    assert (plan.why.count("$") == 2) == (price > 0)
+    more, less = plan.why.rpartition(": ")[2].split(" instead of ")
+    assert more.removesuffix(" minutes") != less
+    assert "e+" not in plan.why
+
+
+def test_more_processes_are_proposed_where_every_stage_can_share_its_batch_among_them():
+    body = recipe(("sft", "policy"), batch=8, memory_gib=12).model_dump()
+    body["sft"]["global_batch_size"] = 6
+    task = tasks(Recipe.model_validate(body), BIG, SPLITS, "cpu")["sft"]
+    proposed = [change.values.get("hardware.processes") for change in smallest_changes(task)]
+    assert 2 in proposed
+    body["hardware"]["memory_gib"] = 10  # two do not suffice; three or six do for sft, and policy cannot take them
+    proposed = smallest_changes(tasks(Recipe.model_validate(body), BIG, SPLITS, "cpu")["sft"])
+    assert {change.values.get("hardware.processes") for change in proposed} <= {None, 2}
+
+
+def test_no_second_change_is_proposed_beside_as_much_memory_as_suffices_alone():
+    wanted = recipe(gpus=[gpu("a", 1)])
+    [alone, *others] = smallest_changes(tasks(wanted, BIG, SPLITS, "cuda")["sft"])
+    assert alone.text == "in hardware.gpus one like a with memory_gib: 5"
+    least = min(alone.gib)
+    assert not [change.text for change in others if change.gib and min(change.gib) >= least]
+    assert not any("with memory_gib: 7" in change.text for change in others)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("method", ["dpo", "kto", "orpo", "rloo"])
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_more_rows_at_a_time_want_more_unless_none_accumulate(device, method, adapter):
+    """What the search for the largest micro-batch that fits stands on."""
+    body = online(method=method).model_dump() | {"adapter": adapter}
+    wanted = Recipe.model_validate(body)
+    for zero, again in product(range(4), (False, True)):
+        layouts = [Layout(device, 2, 1, micro, zero, "none", "none", again) for micro in (1, 2, 4)]
+        peaks = [stage_memory(wanted, "policy", BIG, SPLITS["preference"], layout).peak for layout in layouts]
+        assert peaks == sorted(peaks)
+
+
+@pytest.mark.parametrize("memory_gib", [400, 10])
+def test_a_large_model_with_many_ways_to_cut_its_batch_is_planned_at_once(memory_gib):
+    """Of a model of 405 billion parameters and a batch with 108 divisors, placed or refused."""
+    layers = {f"model.layers.{n}.{name}": (16_384, 16_384) for n in range(126) for name in "qkvogud"}
+    large = Shape(405 * 10**9, 16_384, 126, 128_256, layers, 53_248, 128, 16_384, 1024)
+    offered = [gpu("a", memory_gib, counts=[1, 2, 4, 8, 16, 32])]
+    started = time.process_time()
+    with suppress(FineTuneError):
+        plan_recipe(recipe(batch=50_400, gpus=offered), large, SPLITS, "cuda")
+    assert time.process_time() - started < 3
+
+
+def test_kto_takes_longer_than_dpo_by_two_passes_over_mismatched_answers():
+    """TRL scores them with the policy and with the reference: 10 operations for 6, with an adapter."""
+    layout = Layout("cuda", 1, 1, 2, 0, "none", "none", False)
+    dpo, kto = (
+        stage_seconds(online(method=method, beta=0.1), "policy", BIG, rows, layout, 300)
+        for method, rows in (("dpo", SPLITS["prompt"]), ("kto", {**SPLITS["prompt"], "rows": 10_000}))
+    )
+    assert kto == pytest.approx(10 / 6 * dpo, rel=0.01)

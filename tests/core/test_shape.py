@@ -124,3 +124,66 @@ def test_the_shape_of_an_encoder_is_read_under_its_own_names(tmp_path, names, la
     (tmp_path / "model.safetensors").write_bytes(safetensors(tensors))
     shape = read_shape(tmp_path)
     assert (shape.hidden, shape.layers, shape.linear) == (8, 1, {layer: (8, 8)})
+
+
+CONFIG = {"hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 100}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{", "cannot be read"),
+        ("[1, 2]", "not a mapping"),
+        (json.dumps({**CONFIG, "vocab_size": "many"}), "vocab_size is 'many'"),
+        (json.dumps({**CONFIG, "vocab_size": None}), "vocab_size is not there"),
+        (json.dumps({"text_config": CONFIG}), "hidden_size is not there"),
+        (json.dumps({**CONFIG, "num_hidden_layers": 0}), "num_hidden_layers is 0"),
+        (json.dumps({**CONFIG, "num_hidden_layers": float("nan")}), "num_hidden_layers is nan"),
+        (json.dumps({**CONFIG, "num_attention_heads": -2}), "num_attention_heads is -2"),
+        (json.dumps({**CONFIG, "num_key_value_heads": [4, 4]}), "num_key_value_heads is"),
+        (json.dumps({**CONFIG, "hidden_size": 10**400}), "hidden_size is 1000"),
+    ],
+)
+def test_a_config_that_says_no_shape_is_refused_by_file_and_field(model, text, named):
+    (model / "config.json").write_text(text)
+    with pytest.raises(FineTuneError, match=r"config\.json") as raised:
+        read_shape(model)
+    assert named in str(raised.value)
+
+
+def test_what_a_config_leaves_open_or_null_is_what_transformers_takes(model):
+    open_fields = ("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    plain = read_shape(model)
+    (model / "config.json").write_text(json.dumps(CONFIG | dict.fromkeys(open_fields)))
+    assert read_shape(model) == plain
+    assert (plain.intermediate, plain.query, plain.key_value) == (32, 8, 8)
+
+
+@pytest.mark.parametrize("shape", ["8", [8, -8], [8.5], None])
+def test_a_tensor_of_no_shape_is_refused(tmp_path, shape):
+    text = json.dumps({"a": {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(FineTuneError, match=r"model\.safetensors"):
+        read_safetensors_header(tmp_path / "model.safetensors")
+
+
+def test_weights_without_a_tensor_are_refused(model):
+    (model / "model.safetensors").write_bytes(safetensors({}))
+    with pytest.raises(FineTuneError, match="no weights"):
+        read_shape(model)
+
+
+def test_layers_of_falcon_are_layers_too(model):
+    """``transformer.h.0``, and all-linear adapts what is in them."""
+    name = "transformer.h.0.self_attention.query_key_value"
+    (model / "model.safetensors").write_bytes(safetensors({f"{name}.weight": [24, 8]}))
+    assert read_shape(model).linear == {name: (24, 8)}
+
+
+def test_a_head_that_is_the_embedding_counts_once_even_where_the_file_has_it_twice(model):
+    (model / "model.safetensors").write_bytes(safetensors(TENSORS | {"lm_head.weight": [100, 8]}))
+    apart = read_shape(model)
+    assert apart.head == 800
+    (model / "config.json").write_text(json.dumps(CONFIG | {"tie_word_embeddings": True}))
+    tied = read_shape(model)
+    assert (tied.head, tied.parameters) == (0, apart.parameters - 800)

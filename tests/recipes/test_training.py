@@ -64,6 +64,10 @@ def fault(**changes):
             {"hardware": {"gpus": [GPU | {"counts": [2, 12]}]}},
             "counts has 12, which is more than one node and no multiple of 8",
         ),
+        *(
+            ({"hardware": {"gpus": [GPU | {"name": name}]}}, "a name in print")
+            for name in ("l\n4", "l\t4", "\x1b[31ml4", " ", " l4", "l4\u202e")
+        ),
         ({"hardware": {"gpus": [GPU, GPU]}}, "gpus names l4 twice"),
         ({"hardware": {"gpus": [GPU], "device": "cpu"}}, "device is cpu and gpus are on offer"),
         ({"hardware": {"offload_optimizer": "cpu"}}, "offload_optimizer needs zero_stage 1 or more"),

@@ -10,7 +10,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ft_assets.core.activations import Compute, layer_bytes
-from ft_assets.core.shape import Shape
+from ft_assets.core.shape import Linears, Shape
 from ft_assets.recipes.training import Full, Lora
 from ft_assets.worker import lora_linear
 
@@ -128,7 +128,7 @@ def test_the_tracker_counts_the_activations_of_the_formula_and_an_eighth_at_most
         found = [
             tracked(model(Full(method="full"), torch.float32, layers))[0]["ACT"] for layers in (LAYERS, LAYERS + 1)
         ]
-    expected = layer_bytes(shape(LAYERS), Full(method="full"), [], COMPUTE, TOKENS)
+    expected = layer_bytes(shape(LAYERS), Full(method="full"), Linears.of(()), COMPUTE, TOKENS)
     assert expected <= (found[1] - found[0]) / (ROWS * TOKENS) <= 1.125 * expected
 
 
@@ -144,6 +144,6 @@ def test_the_tracker_counts_the_activations_of_the_formula_and_an_eighth_at_most
     ids=["full", "lora", "dropout", "dora"],
 )
 def test_what_a_layer_keeps_is_what_the_formula_says(adapter, dtype):
-    names = list(shape(LAYERS).linear) if isinstance(adapter, Lora) else []
-    expected = layer_bytes(shape(LAYERS), adapter, names, replace(COMPUTE, width=dtype.itemsize), TOKENS)
+    on = shape(LAYERS).linears if isinstance(adapter, Lora) else Linears.of(())
+    expected = layer_bytes(shape(LAYERS), adapter, on, replace(COMPUTE, width=dtype.itemsize), TOKENS)
     assert kept_by_a_layer(adapter, dtype) == pytest.approx(expected, rel=0.01)
