@@ -19,7 +19,7 @@ from resources.local import LocalLauncher
 
 GIB = 2**30
 STEPS = 20
-CACHE = str(Path("~/.cache/ft-assets").expanduser())  # what DeepSpeed compiles is there after the first time
+CACHE = Path("~/.cache/ft-assets").expanduser()  # what DeepSpeed compiles is there after the first time
 TWO = {
     **PLACEMENT,
     **{
@@ -82,9 +82,12 @@ def materialize(launcher: Launcher, made: Made) -> None:
 def test_two_pods_with_zero_2_end_in_the_same_weights_as_two_processes(here: Site, tiny_base: Path) -> None:
     pods = Made(here.folder / "home", tiny_base)
     local = Made(here.folder / "local", tiny_base, placement={**TWO, "nodes": 1})
-    materialize(here.launcher(cache=CACHE), pods)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    on_volume = here.folder / "home" / "cache"
+    on_volume.symlink_to(CACHE)
+    materialize(here.launcher(cache=str(on_volume)), pods)
     [job] = here.cluster.all(JOB)
     assert [pod["status"]["phase"] for pod in here.cluster.pods_of(job["metadata"]["name"])] == ["Succeeded"] * 2
-    materialize(LocalLauncher(runs=str(here.folder / "local" / "runs"), cache=CACHE), local)
+    materialize(LocalLauncher(runs=str(here.folder / "local" / "runs"), cache=str(CACHE)), local)
     assert local.stage.fingerprint == pods.stage.fingerprint
     assert local.weights() == pods.weights()
