@@ -149,7 +149,7 @@ def _why(ranked: list[Option], considered: int) -> str:
     runner_up = next((option for option in others if option.offer != best.offer), others[0])
     told = f"{best} is the best of {len(ranked)} that fit, of {considered} considered; runner-up {runner_up}: "
     if runner_up.cost_usd > best.cost_usd:
-        form = "${:,.2f}" if round(runner_up.cost_usd, 2) > round(best.cost_usd, 2) else "${:,.6f}"
+        form = "${:,.2f}" if best.cost_usd >= 1 and runner_up.cost_usd - best.cost_usd >= 0.01 else "${:,.6f}"
         return told + f"{form.format(runner_up.cost_usd)} instead of {form.format(best.cost_usd)}"
     if runner_up.layout.processes > best.layout.processes:
         return told + "costs the same with more processes"
