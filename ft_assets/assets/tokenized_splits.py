@@ -64,10 +64,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
             role: part["rows_in"] - part["rows_kept"] - sum(part["dropped"].values()) for role, part in trained.items()
         }
         recipe = run.recipe
-        stages = [("cpt", recipe.cpt), ("sft", recipe.sft), ("preference", recipe.reward)]
-        stages.append(("classification", recipe.classifier))
-        needed = {role for role, stage in [*stages, (recipe.policy_role, recipe.policy)] if stage}
-        empty = [role for role in sorted(needed) if not parts[role]["rows"]["train"]]
+        empty = [role for role in sorted(set(recipe.trained_on.values())) if not parts[role]["rows"]["train"]]
         empty += [] if parts["test"]["rows_in"] else ["test"]
         checks = [
             dg.AssetCheckResult(

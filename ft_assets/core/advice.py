@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ft_assets.core.memory import GIB, stage_memory
-from ft_assets.core.placements import MARGIN, PARTS, Offer, Option, Task, fits, layouts, offers, uneven
+from ft_assets.core.placements import MARGIN, Offer, Option, Task, fits, layouts, offers, uneven
 from ft_assets.core.shape import Shape
 from ft_assets.recipes.schema import Recipe
 from ft_assets.recipes.training import Full, Lora, Policy
@@ -18,7 +18,6 @@ from ft_assets.recipes.training import Full, Lora, Policy
 NAMED = 3
 SHORTER_BY = 16  # rows are cut in steps of so many tokens
 MOST_PROCESSES = 64
-STAGES = (*PARTS, "policy")
 OF_LAYER = re.compile(r"\.(\d+)\.")
 QLORA = {"method": "qlora", "r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
 
@@ -154,7 +153,7 @@ def _more_processes(task: Task) -> Iterator[Change]:
 def _all_stages_share(task: Task, processes: int) -> bool:
     """The batch of each stage of the recipe, as all of them run on so many."""
     offer = replace(offers(task.recipe.hardware, task.device)[0], processes=processes)
-    others = [name for name in STAGES if name != task.name and getattr(task.recipe, name) is not None]
+    others = [name for name in task.recipe.trained_on if name != task.name]
     return not any(
         uneven(each, offer) for each in (task, *(replace(task, name=name, batch_sizes=()) for name in others))
     )

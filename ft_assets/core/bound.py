@@ -4,7 +4,6 @@ import math
 
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.batches import recipe_batches
-from ft_assets.core.placements import PARTS
 from ft_assets.core.shape import Shape, read_shape
 from ft_assets.recipes.base import base_identity
 from ft_assets.recipes.load import Catalog
@@ -25,9 +24,7 @@ def at_most(catalog: Catalog, recipe: Recipe, store: ArtifactStore) -> tuple[Sha
         return None
     states = recipe_batches(catalog, recipe, store)
     splits = {}
-    for stage, role in {**PARTS, "policy": recipe.policy_role}.items():
-        if getattr(recipe, stage) is None:
-            continue
+    for role in recipe.trained_on.values():
         rows = 0
         for source in getattr(data, role):
             own = [state for state in states.values() if state.source == source]

@@ -19,7 +19,6 @@ from ft_assets.recipes.schema import Recipe
 from ft_assets.recipes.training import QUANTIZED_BASE, Policy, Training
 
 MARGIN = 0.9
-PARTS = {"cpt": "cpt", "sft": "sft", "reward": "preference", "classifier": "classification"}
 
 
 @dataclass(frozen=True)

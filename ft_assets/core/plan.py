@@ -7,7 +7,7 @@ from typing import Any
 from ft_assets.core.advice import refusal
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.memory import GIB, tokens_of_longest
-from ft_assets.core.placements import PARTS, Option, Task, options, preference
+from ft_assets.core.placements import Option, Task, options, preference
 from ft_assets.core.shape import Shape
 from ft_assets.core.training_time import training_steps
 from ft_assets.recipes.schema import Recipe
@@ -88,12 +88,11 @@ def tasks(recipe: Recipe, shape: Shape, splits: dict[str, dict[str, int]], devic
         rounds = math.ceil(sweep.n_trials / at_once) if device == "cuda" else sweep.n_trials
         recipe = recipe.with_values(sweep.largest())
     found: dict[str, Task] = {}
-    for name, part in {**PARTS, "policy": recipe.policy_role}.items():
-        if getattr(recipe, name) is not None:
-            task = Task(recipe, name, shape, splits[part], device, sizes if name == "sft" else ())
-            if sweep is not None and name == "sft":
-                found[SWEEP] = replace(task, at_once=at_once, rounds=rounds)
-            found[name] = task
+    for name, role in recipe.trained_on.items():
+        task = Task(recipe, name, shape, splits[role], device, sizes if name == "sft" else ())
+        if sweep is not None and name == "sft":
+            found[SWEEP] = replace(task, at_once=at_once, rounds=rounds)
+        found[name] = task
     return found
 
 

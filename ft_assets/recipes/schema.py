@@ -275,6 +275,18 @@ class Recipe(Strict):
     retrain: Retrain | None = None
 
     @property
+    def trained_on(self) -> dict[str, str]:
+        """Of each stage that the recipe trains, in their order, the role of the rows it is trained on."""
+        roles = {
+            "cpt": "cpt",
+            "sft": "sft",
+            "reward": "preference",
+            "policy": self.policy_role,
+            "classifier": "classification",
+        }
+        return {stage: role for stage, role in roles.items() if getattr(self, stage) is not None}
+
+    @property
     def policy_role(self) -> str:
         """The role of the rows that the policy is trained on."""
         return "prompt" if self.policy and self.policy.online and self.data.prompt else "preference"
@@ -317,9 +329,9 @@ class Recipe(Strict):
         hardware = self.hardware
         auto = hardware.zero_stage == "auto"  # of GPUs on offer the plan takes such as need no ZeRO
         parted = hardware.processes > 1 and not hardware.gpus if auto else hardware.zero_stage != 0
-        for stage in ("cpt", "sft", "reward", "policy", "classifier"):
-            own: Training | None = getattr(self, stage)
-            if parted and own is not None and own.optim != "adamw_torch_fused":
+        for stage in self.trained_on:
+            own: Training = getattr(self, stage)
+            if parted and own.optim != "adamw_torch_fused":
                 raise ValueError(
                     f"{stage}.optim {own.optim} depends on how ZeRO parts the weights; use adamw_torch_fused, or "
                     "hardware.zero_stage 0"
@@ -327,14 +339,7 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _stages_have_data(self) -> "Recipe":
-        needs = {
-            "cpt": self.data.cpt,
-            "sft": self.data.sft,
-            "reward": self.data.preference,
-            "policy": getattr(self.data, self.policy_role),
-            "classifier": self.data.classification,
-        }
-        missing = [stage for stage, rows in needs.items() if getattr(self, stage) is not None and not rows]
+        missing = [stage for stage, role in self.trained_on.items() if not getattr(self.data, role)]
         if missing:
             raise ValueError(f"stage {', '.join(missing)} has no source under data")
         if isinstance(self.adapter, PromptTuning) and (self.reward or self.quantize or self.data.packing):
@@ -346,7 +351,7 @@ class Recipe(Strict):
         self._optimizers_fit()
         if isinstance(self.adapter, PromptTuning) and self.policy and self.policy.method == "orpo":
             raise ValueError("orpo does not train virtual tokens; use dpo or kto, or another adapter.method")
-        best = [stage for stage in needs if (own := getattr(self, stage)) and own.metric_for_best_model]
+        best = [stage for stage in self.trained_on if getattr(self, stage).metric_for_best_model]
         if best and not self.data.split.validation:
             raise ValueError(f"{best[0]}.metric_for_best_model needs validation rows; data.split.validation is 0")
         if self.policy and self.policy.online and self.reward is None:
