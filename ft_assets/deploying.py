@@ -18,6 +18,7 @@ from resources.kubernetes.client import Api
 from resources.kubernetes.cluster import Cluster, load_cluster
 from resources.kubernetes.objects import Manifest, objects
 from resources.kubernetes.workload import workload
+from resources.worker import GRACE_SECONDS
 
 deploy_app = typer.Typer(no_args_is_help=True, help="What recipes become on a cluster.")
 
@@ -31,7 +32,6 @@ IN_WORKERS = {
     "eval_report": "evaluation",
 }
 NO_RUN = "00000000-0000-0000-0000-000000000000"
-GRACE_SECONDS = 30.0
 
 
 @deploy_app.callback()

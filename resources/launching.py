@@ -21,6 +21,7 @@ from pydantic import Field
 
 from ft_assets.core.advice import memory_advice
 from ft_assets.core.progress import describe, last_progress
+from resources.worker import GRACE_SECONDS
 
 LOG_EVERY_SECONDS = 15.0
 TAIL_LINES = 50
@@ -38,7 +39,7 @@ class Launcher(dg.ConfigurableResource, ABC):
 
     runs: str
     cache: str
-    grace_seconds: float = Field(default=30.0, ge=0, le=3600)
+    grace_seconds: float = Field(default=GRACE_SECONDS, ge=0, le=3600)
     silent_seconds: float = Field(default=1800.0, gt=0)
 
     @abstractmethod

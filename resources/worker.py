@@ -2,6 +2,8 @@
 
 import os
 
+GRACE_SECONDS = 30.0  # that a worker has to finish its step and write a checkpoint, where nobody says otherwise
+
 
 def worker_environment(processes: int | None, threads: int | None, cores: int | None = None) -> dict[str, str]:
     """Threads that do not fight over cores, and an allocator that keeps its memory.

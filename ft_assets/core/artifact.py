@@ -34,6 +34,9 @@ from ft_assets.core.errors import CorruptArtifact
 
 MANIFEST = "manifest.json"
 STAGING_DAYS = 1  # what a writer left in staging for longer is debris of a killed one
+LATE_SECONDS = (
+    90.0  # a network volume may show an artifact so much later to others: NFS clients ask again after 60 at most
+)
 
 
 @dataclass(frozen=True)

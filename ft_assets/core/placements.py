@@ -14,7 +14,7 @@ from typing import Any
 from ft_assets.core.memory import GIB, Layout, Memory, stage_memory, tokens_of_longest
 from ft_assets.core.shape import Shape
 from ft_assets.core.training_time import stage_seconds
-from ft_assets.recipes.hardware import Gpu, Hardware
+from ft_assets.recipes.hardware import GPU_RESOURCE, Gpu, Hardware
 from ft_assets.recipes.schema import Recipe
 from ft_assets.recipes.training import QUANTIZED_BASE, Policy, Training
 
@@ -145,7 +145,7 @@ def offers(hardware: Hardware, device: str, at_once: int = 1) -> list[Offer]:
             usd_per_hour=hardware.usd_per_hour,
             cpus=float((hardware.threads_per_process or 0) * per_node),
             gpus_per_node=per_node * at_once if device == "cuda" else 0,
-            resource="nvidia.com/gpu" if device == "cuda" else "",
+            resource=GPU_RESOURCE if device == "cuda" else "",
         )
     ]
 

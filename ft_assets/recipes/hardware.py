@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, JsonValue, field_validator, model_va
 from ft_assets.recipes.pods import Key, LabelValue, Pods, ResourceName
 from ft_assets.recipes.strict import Strict
 
+GPU_RESOURCE = "nvidia.com/gpu"  # as NVIDIA's device plugin names it, and the taint of its nodes
 DEEPSPEED_SECTIONS = (
     "activation_checkpointing",
     "aio",
@@ -41,7 +42,7 @@ class Gpu(Strict):
     per_node: Annotated[int, Field(ge=1, le=64)] = 8
     node_memory_gib: Annotated[float, Field(gt=0, le=65_536)]
     node_cpus: Annotated[int, Field(ge=1, le=1024)]
-    resource: ResourceName = "nvidia.com/gpu"
+    resource: ResourceName = GPU_RESOURCE
     node_selector: dict[Key, LabelValue] = {}
     spot: bool = False
 

@@ -66,6 +66,10 @@ class Job:
     def scratch(self) -> Path:
         return self.store.scratch(self.fingerprint)
 
+    def is_made(self) -> bool:
+        """Whether the artifact is in the store."""
+        return self.store.lookup(self.stage, self.fingerprint) is not None
+
     def has(self, role: str) -> bool:
         return role in self.upstream
 
@@ -158,16 +162,17 @@ def one_at_a_time(job: Job) -> Iterator[bool]:
             ) from error
         job.store.clear_staging(job.fingerprint)
         try:
-            yield job.store.lookup(job.stage, job.fingerprint) is not None
+            yield job.is_made()
         finally:
-            if job.store.lookup(job.stage, job.fingerprint) is not None:
+            if job.is_made():
                 job.store.clear_scratch(job.fingerprint)
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
     """Asks the kernel (Linux) to signal this process when its parent dies, so that no worker outlives its run.
 
-    One whose parent died before it got here has another parent than the one that ``FT_PARENT`` names. A container's first process has its parent outside, a runtime that may end while the container goes on.
+    One whose parent died before it got here has another parent than the one that ``FT_PARENT`` names. A container's first
+    process has its parent outside, a runtime that may end while the container goes on.
     """
     parent = os.getppid()
     if not sys.platform.startswith("linux") or parent == 0:

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from ft_assets.core.artifact import LATE_SECONDS
 from ft_assets.worker.job import Job
 
 MEET_SECONDS = 900.0  # pods of one job may start minutes apart: a node is added, an image is pulled
 POLL_SECONDS = 0.5
 ANSWER_SECONDS = 30.0
-LATE_SECONDS = (
-    90.0  # a network volume may show an artifact that much later than node 0, which goes once it is made, saw it
-)
 
 
 class NodeMissing(Exception):
@@ -101,7 +99,7 @@ def follow(nodes: Nodes, job: Job, seconds: float) -> Any:
 
     deadline = time.monotonic() + seconds
     fault = f"did not answer within {seconds:.0f} s; see why it did not start, then run again"
-    while not _made(job):
+    while not job.is_made():
         if store := _connect(nodes):
             try:
                 store.set(f"came/node/{nodes.index}", socket.gethostname())
@@ -109,16 +107,13 @@ def follow(nodes: Nodes, job: Job, seconds: float) -> Any:
                     time.sleep(POLL_SECONDS)
                 return store
             except dist.DistError:
+                # Node 0 goes once it is made, which may be seen here that much later.
                 deadline = min(deadline, time.monotonic() + LATE_SECONDS)
                 fault = "went before training began; its own log says why"
         if time.monotonic() > deadline:
             raise NodeMissing(f"pod 0 of {nodes.count} ({nodes.host}:{nodes.port}) {fault}")
         time.sleep(POLL_SECONDS)
     return None
-
-
-def _made(job: Job) -> bool:
-    return job.store.lookup(job.stage, job.fingerprint) is not None
 
 
 def _connect(nodes: Nodes) -> Any:

@@ -120,7 +120,8 @@ def stop_with_grace(seconds: float) -> None:
 def run_ranks(processes: int, group: Nodes, stage: str, request: str, logs: Path) -> int:
     """Runs this node's ranks to their end; the exit code is that of the first rank that failed.
 
-    It has said why itself, but of several it is quoted below what the others said when they were left alone. ``logs`` is a folder for torchrun's own notes. It would make one in the system's temporary folder and leave it there.
+    It has said why itself, but of several it is quoted below what the others said when they were left alone. ``logs`` is a
+    folder for torchrun's own notes. It would make one in the system's temporary folder and leave it there.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun

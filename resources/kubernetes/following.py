@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-from ft_assets.core.artifact import ArtifactStore
+from ft_assets.core.artifact import LATE_SECONDS, ArtifactStore
 from ft_assets.core.errors import WorkerFailed
 from ft_assets.core.location import access_errors
 from resources.kubernetes.client import AWAY_SECONDS, Api, ClusterAway, ClusterRefused, away_text
@@ -38,7 +38,6 @@ KEPT_LOG_LINES = 2000
 MOST_KEPT_LOGS = 16
 LOG_SECONDS = 30.0
 LAST_WORDS_POLLS = 10
-LATE_SECONDS = 90.0  # NFS clients ask again after 60 at most
 MEMORY_FACTOR = 1.5
 GOING_ON = (State.QUEUED, State.WAITING, State.RUNNING)
 NOT_YET = Verdict(State.WAITING, "its JobSet has not made its Job yet", Wait.START)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_assets.core.errors import STOPPED
+from ft_assets.recipes.hardware import GPU_RESOURCE
 from ft_assets.recipes.pods import PodSettings
 from resources.kubernetes.cluster import HOME, Cluster
 from resources.kubernetes.names import master_port
@@ -244,7 +245,7 @@ def _volumes(workload: Workload) -> list[Manifest]:
 def _tolerations(workload: Workload) -> list[Manifest]:
     """The settings', and the taint that keeps pods without GPUs off nodes with some."""
     given = [entry.model_dump(exclude_none=True) for entry in workload.settings.tolerations or []]
-    taint = "nvidia.com/gpu" if workload.gpu_resource.startswith("nvidia.com/") else workload.gpu_resource
+    taint = GPU_RESOURCE if workload.gpu_resource.startswith("nvidia.com/") else workload.gpu_resource
     of_gpus = {"key": taint, "operator": "Exists", "effect": "NoSchedule"}
     return given + ([of_gpus] if workload.gpus and of_gpus not in given else [])
 

@@ -3,13 +3,13 @@
 from typing import Any
 
 from ft_assets.core.errors import FineTuneError
+from ft_assets.core.memory import GIB
+from ft_assets.recipes.hardware import GPU_RESOURCE
 from ft_assets.recipes.pods import PodSettings
 from resources.kubernetes.cluster import Cluster
 from resources.kubernetes.names import job_name, label_value
 from resources.kubernetes.objects import MANAGED_BY, Workload
 
-GIB = 2**30
-GPU_RESOURCE = "nvidia.com/gpu"
 DOMAIN = "ft-assets.dev"
 FINGERPRINT_LETTERS = 63
 # Above what the plan predicts: a pod over its limit is killed, and the prediction may be a few percent short.

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from conftest import ROOT
 from planned import PLACEMENT
+from programs import SAVES_AT_SIGTERM
 from waiting import until
 
 from ft_assets.core.errors import FineTuneError, WorkerFailed
@@ -27,15 +28,6 @@ child.wait()
 DEAF = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("ready", flush=True)
-time.sleep(60)
-"""
-SAVES_AT_SIGTERM = """
-import signal, sys, time
-def save(*_):
-    print("saved", flush=True)
-    sys.exit(75)
-signal.signal(signal.SIGTERM, save)
 print("ready", flush=True)
 time.sleep(60)
 """

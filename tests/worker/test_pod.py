@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from programs import SAVES_AT_SIGTERM
 from waiting import until
 
 from ft_assets.worker import pod
@@ -20,15 +21,6 @@ import sys
 from ft_assets.worker import pod
 pod.command = lambda *_: [sys.executable, "-c", sys.argv[1]]
 sys.exit(pod.main("sft_adapter", sys.argv[2]))
-"""
-SAVES_AT_SIGTERM = """
-import signal, sys, time
-def save(*_):
-    print("saved", flush=True)
-    sys.exit(75)
-signal.signal(signal.SIGTERM, save)
-print("ready", flush=True)
-time.sleep(60)
 """
 # Its child leaves a grandchild, which comes to the container's first process when it has ended.
 LEAVES_AN_ORPHAN = """
