@@ -58,8 +58,10 @@ def _without_repeats(rows: list[Row], role: str) -> tuple[list[Row], pl.DataFram
 def _question(row: Row, role: str) -> Row:
     if role == "safety":
         return {"row_id": row["row_id"], "messages": row["prompt"], "expected": row["label"]}
-    if role in ("general", "general_text"):
-        return {name: value for name, value in row.items() if name not in ("batch", "file", "position")}
+    if role == "general":
+        return {name: row[name] for name in ("row_id", "question", "choices")} | {"expected": row["answer"]}
+    if role == "general_text":
+        return {name: row[name] for name in ("row_id", "text")}
     if "text" in row:
         return {"row_id": row["row_id"], "text": row["text"], "expected": row["label"]}
     return {"row_id": row["row_id"], "messages": row["messages"][:-1], "expected": row["messages"][-1]["content"]}
