@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ft_assets.core.artifact import Artifact
-from ft_assets.core.metrics import METRICS, bootstrap, is_refusal
+from ft_assets.core.metrics import METRICS
+from ft_assets.core.refusals import is_refusal
 from ft_assets.core.shape import weights_bytes
+from ft_assets.core.statistics import interval
 from ft_assets.worker import classify
 from ft_assets.worker.generate import answer_perplexity, generate
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
@@ -175,7 +177,7 @@ class Evaluation:
 
     def _score(self, answers: list[str], name: str, metric: Callable[[str, str], float]) -> dict[str, Any]:
         scores = [metric(answer, row["expected"]) for answer, row in zip(answers, self.sets[name], strict=True)]
-        return asdict(bootstrap(scores, self.settings["bootstrap_samples"], self.job.identity["seed"]))
+        return asdict(interval(scores, self.settings["bootstrap_samples"], self.job.identity["seed"]))
 
     def _records(
         self, answers: list[str], name: str, metric: Callable[[str, str], float] | None

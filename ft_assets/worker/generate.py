@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from ft_assets.core.metrics import perplexity
+from ft_assets.core.statistics import perplexity
 
 WORTH_CACHING = 16
 
@@ -108,4 +108,4 @@ def answer_perplexity(model: Any, rows: list[tuple[list[int], list[int]]], batch
             logits = model.get_output_embeddings()(hidden[wanted]).float()
         total += float(torch.nn.functional.cross_entropy(logits, labels[wanted], reduction="sum"))
         tokens += int(wanted.sum())
-    return perplexity(total, tokens)
+    return perplexity([total], [tokens], 1, 0).mean
