@@ -6,7 +6,7 @@ from ft_assets.assets.making import make_here, make_in_worker, recipe_run
 from ft_assets.assets.showing import image
 from ft_assets.assets.training import GPU_POOL
 from ft_assets.core.artifact import Artifact, Staging
-from ft_assets.core.lineage import CODE_VERSIONS
+from ft_assets.core.lineage import CODE_VERSIONS, parts
 from ft_assets.core.recipe_run import RecipeRun
 from ft_assets.report.facts import TRAINED, UNTRAINED
 from resources.catalog import CatalogResource
@@ -60,7 +60,8 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         tracker: TrackerResource,
     ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)
-        evaluation = make_in_worker(context, run, "evaluation", launcher, store, tracker)
+        told = {"parts": parts(run.stages, "evaluation")}
+        evaluation = make_in_worker(context, run, "evaluation", launcher, store, tracker, told)
 
         def produce(staging: Staging) -> None:
             from ft_assets.report.facts import gather

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from ft_assets.core.cron import parse
-from ft_assets.recipes.classifying import METRICS_OF_LABELS, check_classifier, check_measures
+from ft_assets.recipes.classifying import check_classifier
+from ft_assets.recipes.evaluation import Evaluation, check_examples
 from ft_assets.recipes.hardware import Hardware
 from ft_assets.recipes.strict import Strict
 from ft_assets.recipes.sweep import Sweep, check_sweep
-from ft_assets.recipes.training import Adapter, Policy, PromptTuning, Training
+from ft_assets.recipes.training import Adapter, Lora, Policy, PromptTuning, Training
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
@@ -195,29 +196,6 @@ class Data(Strict):
         return sorted({name for role in roles for name in getattr(self, role)})
 
 
-class Evaluation(Strict):
-    """How contestants are compared. ``few_shot`` counts examples put before the question. A classifier is measured in
-    ``accuracy`` or ``macro_f1``; it has no prompt and writes nothing, so that it takes neither ``few_shot`` nor
-    ``max_new_tokens``, which the other metrics want.
-    """
-
-    metric: Literal["entity_f1", "exact_match", "accuracy", "macro_f1"]
-    few_shot: Annotated[int, Field(ge=0, le=64)] | None = None
-    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
-    bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 2000
-    max_rows: Annotated[int, Field(ge=1)] | None = None
-
-    @model_validator(mode="after")
-    def _has_what_its_metric_needs(self) -> "Evaluation":
-        check_measures(self.metric, {"few_shot": self.few_shot, "max_new_tokens": self.max_new_tokens})
-        return self
-
-    @property
-    def of_labels(self) -> bool:
-        """Whether it measures labels, not answers."""
-        return self.metric in METRICS_OF_LABELS
-
-
 class Publish(Strict):
     """Where the model goes: a folder or fsspec URL. A relative path is under the project's home folder."""
 
@@ -291,6 +269,13 @@ class Recipe(Strict):
         """The role of the rows that the policy is trained on."""
         return "prompt" if self.policy and self.policy.online and self.data.prompt else "preference"
 
+    @property
+    def merges(self) -> bool:
+        """Whether there is an adapter to fold into the base model: not where the whole model was trained or classifies, nor
+        with virtual tokens, which no weight can take in.
+        """
+        return isinstance(self.adapter, Lora) and self.classifier is None
+
     def with_values(self, values: dict[str, Any]) -> "Recipe":
         """This recipe with these values (``sft.learning_rate``, say) in place of its own, and without its sweep.
 
@@ -360,9 +345,8 @@ class Recipe(Strict):
             raise ValueError("a recipe trains something: give cpt, sft, policy or classifier")
         if not self.data.test:
             raise ValueError("data.test is empty; name a source to evaluate on")
-        if self.evaluation.few_shot and not self.data.sft:
-            raise ValueError("evaluation.few_shot needs a source under data.sft to take examples from")
-        held_out = set(self.data.test) | set(self.data.out_of_domain) | set(self.data.safety)
+        check_examples(self)
+        held_out = set(self.data.source_names(HELD_OUT_ROLES))
         trained = set(self.data.source_names(TRAINING_ROLES))
         if held_out & trained:
             raise ValueError(f"source {', '.join(sorted(held_out & trained))} is both trained on and evaluated on")
