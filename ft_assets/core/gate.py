@@ -1,8 +1,8 @@
 """The gate: an evaluation judged by its recipe's conditions, all of which a candidate must meet to be published. Pure.
 
 A comparison (:mod:`ft_assets.core.conditions` has the grammar) is of means. A relation reads the 95% interval of the paired difference, row by
-row, of two contestants. *Better than* wants all of it on the better side of zero. *Not worse than* wants that it is not
-wholly on the worse side: the candidate has not been shown to be worse. That is no proof that it is as good, the less
+row, of two contestants. *Better than* wants all of it above zero. *Not worse than* wants that it is not
+wholly below zero: the candidate has not been shown to be worse. That is no proof that it is as good, the less
 so the fewer the rows, so the sentence gives the difference that would have gone unseen; who wants proof writes a margin,
 ``policy.entity_f1 >= incumbent.entity_f1 - 0.02``, or asks for *better than*.
 """
@@ -51,7 +51,7 @@ def judge(
     """Each condition on an evaluation's results.
 
     Args:
-        numbers: what names stand for, without ``candidate.``.
+        numbers: what names stand for (:func:`ft_assets.core.scoring.names`).
         results: the evaluation's results.json: ``candidate``, ``incumbent``, ``comparisons`` and ``metric`` are read.
         override: who let which failed conditions pass, and why.
     """
@@ -70,12 +70,10 @@ def judge(
 
 def _judge_comparison(condition: Comparison, numbers: Mapping[str, float], results: Mapping[str, Any]) -> Judged:
     text = str(condition)
-    real = {name: _resolved(name, results) for name in condition.names()}
-    found = {name: numbers[other] for name, other in real.items() if other in numbers}
-    missing = [name for name in real if name not in found or not math.isfinite(found[name])]
-    of_none = [name for name in missing if real[name].startswith(f"{INCUMBENT}.") and not results["incumbent"]]
+    found = {name: numbers[name] for name in condition.names() if name in numbers}
+    missing = [name for name in condition.names() if name not in found]
+    of_none = [name for name in missing if name.startswith(f"{INCUMBENT}.") and not results["incumbent"]]
     if left := [name for name in missing if name not in of_none]:
-        found = {name: value for name, value in found.items() if name not in left}
         return Judged(text, False, found, f"The evaluation has no number for {', '.join(left)}.")
     if of_none:
         return Judged(
@@ -104,7 +102,7 @@ def _judge_relation(condition: Relation, results: Mapping[str, Any]) -> Judged:
     entry = _compared(left, right, metric, results["comparisons"])
     if entry is None:
         return Judged(text, False, {}, f"The evaluation does not compare {left} with {right} on {metric}.")
-    low, high = (entry["low"], entry["high"]) if not lower_is_better(metric) else (-entry["high"], -entry["low"])
+    low, high = entry["low"], entry["high"]
     passed = low > 0 if condition.relation == "better than" else high >= 0
     numbers = {name: entry[name] for name in ("mean", "low", "high", "n")}
     sentence = (
@@ -121,17 +119,6 @@ def _judge_relation(condition: Relation, results: Mapping[str, Any]) -> Judged:
 def _compared(left: str, right: str, metric: str, comparisons: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     wanted = (left, right, metric)
     return next((entry for entry in comparisons if (entry["left"], entry["right"], entry["metric"]) == wanted), None)
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is the better: of surprise, of refusing what is harmless, of what is known by heart."""
-    return metric.rpartition(".")[2] in (
-        "perplexity",
-        "general_perplexity",
-        "refused_harmless",
-        "memorized",
-        "calibration_error",
-    )
 
 
 def as_body(judged: Sequence[Judged], override: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -170,11 +157,6 @@ def shown(value: float) -> str:
     digits = max(0, 3 - math.floor(math.log10(abs(value))))
     text = f"{value:,.{min(digits, 8)}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _resolved(name: str, results: Mapping[str, Any]) -> str:
-    contestant, _, metric = name.partition(".")
-    return f"{results['candidate']}.{metric}" if contestant == CANDIDATE else name
 
 
 def _value(terms: tuple[Term, ...], numbers: Mapping[str, float]) -> float:

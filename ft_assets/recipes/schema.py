@@ -6,11 +6,13 @@ stands in says which: :class:`Hardware` and :class:`Retrain` alone are execution
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
+from ft_assets.core.conditions import parse as parse_condition
 from ft_assets.core.cron import parse
 from ft_assets.recipes.classifying import check_classifier
 from ft_assets.recipes.evaluation import Evaluation, check_examples
+from ft_assets.recipes.gate import check_condition
 from ft_assets.recipes.hardware import Hardware
 from ft_assets.recipes.strict import Strict
 from ft_assets.recipes.sweep import Sweep, check_sweep
@@ -226,11 +228,19 @@ class Retrain(Strict):
         return self
 
 
+def _gated(text: str, info: ValidationInfo) -> str:
+    """A condition of the gate; its names are checked where the fields that it depends on are valid."""
+    before = list(Recipe.model_fields)[: list(Recipe.model_fields).index("gate")]
+    whole = info.data.keys() >= set(before)
+    return check_condition(text, Recipe.model_construct(**info.data)) if whole else str(parse_condition(text))
+
+
 class Recipe(Strict):
     """One model line: base model, data mixture, stages, evaluation and hardware. Its name is the partition key.
 
     ``chat_template`` stands in place of the base model's own, from tokenizing to publishing: a Jinja text, or the path of a
-    file with one, relative to the recipe's.
+    file with one, relative to the recipe's. ``gate`` lists the conditions that a candidate must meet to be published
+    (:mod:`ft_assets.core.conditions`); without any, nothing is asked of it.
     """
 
     name: Name
@@ -248,6 +258,7 @@ class Recipe(Strict):
     hyperparameters: Sweep | None = None
     quantize: list[Literal["nf4", "int8"]] = []
     evaluation: Evaluation
+    gate: Annotated[list[Annotated[str, AfterValidator(_gated)]], Field(max_length=64)] = []
     publish: Publish
     hardware: Hardware = Hardware()
     retrain: Retrain | None = None
@@ -287,6 +298,13 @@ class Recipe(Strict):
             part, field = name.split(".")
             body[part][field] = value
         return Recipe.model_validate(body)
+
+    @field_validator("gate")
+    @classmethod
+    def _conditions_differ(cls, conditions: list[str]) -> list[str]:
+        if twice := sorted({text for text in conditions if conditions.count(text) > 1}):
+            raise ValueError(f"each condition once; found twice: {'; '.join(twice)}")
+        return conditions
 
     @field_validator("hyperparameters")
     @classmethod

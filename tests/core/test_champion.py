@@ -81,7 +81,7 @@ def test_what_was_withdrawn_is_not_published_unasked_under_another_name_either(s
     roll_back(store, "tiny", None, MARK)
     seen = published(read(store, "tiny"))
     for release in (entry("b"), entry("d", merged="b")):
-        with pytest.raises(FineTuneError, match="withdrawn by Ada .*answers in French.* ft rollback tiny --to"):
+        with pytest.raises(FineTuneError, match=r"withdrawn by Ada .*answers in French.* ft rollback tiny --to"):
             promote(store, "tiny", release, seen)
     assert read(store, "tiny")["champion"] == "a" * 64
     promote(store, "tiny", entry("c"), seen)
@@ -91,7 +91,7 @@ def test_what_was_withdrawn_is_not_published_unasked_under_another_name_either(s
 def test_what_was_withdrawn_is_brought_back_by_its_name(store):
     publish(store, "a", "b")
     roll_back(store, "tiny", None, MARK)
-    before, after = roll_back(store, "tiny", "b" * 8, MARK)
+    _, after = roll_back(store, "tiny", "b" * 8, MARK)
     assert after["champion"] == "b" * 64
     assert withdrawn(after, "b" * 64, "b" * 64) is None
     assert withdrawn(after, "a" * 64, "a" * 64) == MARK
