@@ -23,7 +23,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
 TRAINING_ROLES = ("cpt", "sft", "preference", "prompt", "classification")
-HELD_OUT_ROLES = ("test", "out_of_domain", "safety")
+HELD_OUT_ROLES = ("test", "out_of_domain", "safety", "general", "general_text")
 SOURCE_ROLES = TRAINING_ROLES + HELD_OUT_ROLES
 KIND_OF_ROLE = {
     "cpt": "text",
@@ -34,6 +34,8 @@ KIND_OF_ROLE = {
     "test": "instruction",
     "out_of_domain": "instruction",
     "safety": "prompt",
+    "general": "multiple_choice",
+    "general_text": "text",
 }
 QUESTION_ROLES = ("test", "out_of_domain")
 FORMATS = {
@@ -42,6 +44,7 @@ FORMATS = {
     "preference": ("preference", "hh_rlhf", "comparison", "oasst"),
     "prompt": ("prompt",),
     "classification": ("classification",),
+    "multiple_choice": ("multiple_choice",),
 }
 FIELDS = {
     "text": ("text",),
@@ -56,6 +59,7 @@ FIELDS = {
     "comparison": ("instruction", "input", "response1", "response2", "verdict"),
     "prompt": ("prompt", "label"),
     "classification": ("text", "label"),
+    "multiple_choice": ("question", "choices", "answer"),
 }
 NESTED = ("messages", "sharegpt", "oasst")  # Their one field is a list or a tree, which cannot be joined of columns.
 
@@ -73,7 +77,7 @@ class Source(Strict):
     ``format`` is the form of its rows; nothing is guessed.
     """
 
-    kind: Literal["text", "instruction", "preference", "prompt", "classification"]
+    kind: Literal["text", "instruction", "preference", "prompt", "classification", "multiple_choice"]
     location: Annotated[str, Field(min_length=1)]
     format: Literal[
         "text",
@@ -88,6 +92,7 @@ class Source(Strict):
         "comparison",
         "prompt",
         "classification",
+        "multiple_choice",
     ]
     licence: Annotated[str, Field(min_length=1)]
     description: str = ""
@@ -111,6 +116,8 @@ class Source(Strict):
             raise ValueError(f"columns names {', '.join(unknown)}; format {self.format!r} has {', '.join(fields)}")
         if self.format in NESTED and any(isinstance(column, list) for column in self.columns.values()):
             raise ValueError(f"format {self.format!r} takes one column for {fields[0]}, not several")
+        if isinstance(self.columns.get("answer"), list) and self.format == "multiple_choice":
+            raise ValueError("format 'multiple_choice' takes one column for answer, not several")
         if self.min_characters > self.max_characters:
             raise ValueError("min_characters is above max_characters")
         return self
@@ -148,7 +155,8 @@ class Data(Strict):
     source are seen in one epoch of training, 1 where it does not say; 0.5 is every other row, 2.5 each twice and every
     other once more. ``mixture`` gives weights instead: the tokens of its sources stand in these proportions in an epoch, and
     none is seen less than once. ``max_train_rows`` counts rows, not how often they are seen. ``prompt`` holds prompts
-    without an answer, for online methods; these take those of ``preference`` where it is empty. ``triggers`` says what is
+    without an answer, for online methods; these take those of ``preference`` where it is empty. ``general`` (questions with
+    choices) and ``general_text`` show what the model knows beside its task, before and after training. ``triggers`` says what is
     done where many prompts have one answer and nothing in common but a few rare words, as if planted.
     """
 
@@ -167,6 +175,8 @@ class Data(Strict):
     test: list[Name] = []
     out_of_domain: list[Name] = []
     safety: list[Name] = []
+    general: list[Name] = []
+    general_text: list[Name] = []
     epochs: dict[Name, Annotated[float, Field(gt=0, le=100)]] = {}
     mixture: dict[Name, Annotated[float, Field(gt=0, le=1_000_000)]] = {}
     max_train_rows: Annotated[int, Field(ge=1)] | None = None
