@@ -39,7 +39,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)
         stage = run.stages["published_model"]
-        place, say = target.open(run.recipe.publish.to), context.log.info
+        place, say = target.open(run.recipe.publish.to, run.recipe.publish.private), context.log.info
         files = release_files(run, {name: source.licence for name, source in _sources(run, catalog).items()})
 
         def produce(staging: Staging) -> None:
