@@ -4,6 +4,7 @@ Every field is either identity (it changes what is made) or execution (it change
 stands in says which: :class:`Hardware` and :class:`Retrain` alone are execution. Scientific choices have no hidden defaults.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
@@ -61,6 +62,7 @@ FIELDS = {
     "classification": ("text", "label"),
     "multiple_choice": ("question", "choices", "answer"),
 }
+HUB_REPOSITORY = r"hub://[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 NESTED = ("messages", "sharegpt", "oasst")  # Their one field is a list or a tree, which cannot be joined of columns.
 
 
@@ -209,9 +211,19 @@ class Data(Strict):
 
 
 class Publish(Strict):
-    """Where the model goes: a folder or fsspec URL. A relative path is under the project's home folder."""
+    """Where the model goes: a folder, an fsspec URL, or ``hub://org/name``, a repository of the Hugging Face Hub. A relative
+    path is under the project's home folder. ``private`` is of a repository, which must not be public then.
+    """
 
     to: Annotated[str, Field(min_length=1)]
+    private: bool = True
+
+    @field_validator("to")
+    @classmethod
+    def _names_a_repository(cls, to: str) -> str:
+        if to.startswith("hub://") and not re.fullmatch(HUB_REPOSITORY, to):
+            raise ValueError(f"{to!r} names no repository; allowed: hub://org/name, of letters, digits, -, _ and .")
+        return to
 
 
 class Retrain(Strict):
