@@ -8,10 +8,11 @@ from ft_assets.assets.making import make_here, recipe_run
 from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.batches import TRAINED_ON
 from ft_assets.core.lineage import CODE_VERSIONS
-from ft_assets.core.publish import PublishedFile, is_champion, missing_files, publish
+from ft_assets.core.publish import PublishedFile, folder_of, is_champion, publish
 from ft_assets.core.recipe_run import RecipeRun
 from resources.catalog import CatalogResource
 from resources.store import StoreResource
+from resources.target import TargetResource
 
 COMPLETE = dg.AssetCheckSpec(
     "published_complete",
@@ -34,36 +35,36 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         "champion pointer moved to it.",
     )
     def published_model(
-        context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource
+        context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource, target: TargetResource
     ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)
         stage = run.stages["published_model"]
-        url = destination(run.recipe.publish.to, catalog.home)
+        place, say = target.open(run.recipe.publish.to, run.recipe.publish.private), context.log.info
         files = release_files(run, {name: source.licence for name, source in _sources(run, catalog).items()})
 
         def produce(staging: Staging) -> None:
-            publish(url, stage.fingerprint, files)
-            staging.write_json("release.json", {"url": url, "files": [file.name for file in files]})
+            publish(place, stage.fingerprint, files, say)
+            staging.write_json("release.json", {"url": place.url, "files": [file.name for file in files]})
 
         made = make_here(context, stage, run.store, 0.0, produce)
-        absent = missing_files(url, stage.fingerprint, files)
+        absent = place.missing(folder_of(stage.fingerprint), files)
         # A reused release may have been damaged since, or another one be the champion by now.
-        if absent or not is_champion(url, stage.fingerprint):
-            context.log.warning(f"the release at {url} lacks {len(absent)} files or is not the champion; publishing it")
-            publish(url, stage.fingerprint, files)
-            absent = missing_files(url, stage.fingerprint, files)
+        if absent or not is_champion(place, stage.fingerprint):
+            context.log.warning(
+                f"the release at {place.url} lacks {len(absent)} files or is not the champion; publishing it"
+            )
+            publish(place, stage.fingerprint, files, say)
+            absent = place.missing(folder_of(stage.fingerprint), files)
         check = dg.AssetCheckResult(passed=not absent, check_name="published_complete", metadata={"missing": absent})
         if not absent:
             run.store.set_ref(TRAINED_ON, run.recipe.name, {"validated": sorted(run.data())})
         return made.result(
-            f"{len(files)} files", {"published to": f"{url}/{stage.fingerprint[:16]}", "files": len(files)}, [check]
+            f"{len(files)} files",
+            {"published to": f"{place.url}/{folder_of(stage.fingerprint)}", "files": len(files)},
+            [check],
         )
 
     return published_model
-
-
-def destination(to: str, home: str) -> str:
-    return to if "://" in to or to.startswith("/") else f"{home}/{to}"
 
 
 def _sources(run: RecipeRun, catalog: CatalogResource) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from ft_assets.assets.making import make_in_worker, recipe_run
 from ft_assets.assets.showing import counts_table, image, table_schema
 from ft_assets.core.labels import FEW_ROWS
 from ft_assets.core.lineage import CODE_VERSIONS, parts
+from ft_assets.recipes.schema import HELD_OUT_ROLES
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource
@@ -23,7 +24,7 @@ TRAINS = dg.AssetCheckSpec(
     "every_stage_has_rows",
     asset="tokenized_splits",
     blocking=True,
-    description="Each stage of the recipe has training rows, and the test set has rows.",
+    description="Each stage of the recipe has training rows, and each held-out set that it names has rows.",
 )
 UNPLANTED = dg.AssetCheckSpec(
     "no_planted_trigger",
@@ -65,7 +66,8 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         }
         recipe = run.recipe
         empty = [role for role in sorted(set(recipe.trained_on.values())) if not roles[role]["rows"]["train"]]
-        empty += [] if roles["test"]["rows_in"] else ["test"]
+        named = [role for role in HELD_OUT_ROLES if getattr(recipe.data, role)]
+        empty += [role for role in named if not roles[role]["rows_in"]]
         checks = [
             dg.AssetCheckResult(
                 passed=not any(lost.values()),

@@ -20,6 +20,14 @@ METRICS_OF_ANSWERS = (
 )
 TRAINED = ("cpt", "sft", "policy", "classifier")  # stages that make a contestant, in their order
 FROM_TRAINING_ROWS = ("few_shot", "retrieval")
+# By contestant; those that are not named here are quantized forms, each by its own name.
+KIND_OF = {
+    **dict.fromkeys(("base_zero_shot", *(f"base_{name}" for name in FROM_TRAINING_ROWS)), "base"),
+    **dict.fromkeys(TRAINED, "trained"),
+    "merged": "merged",
+    "incumbent": "incumbent",
+    "majority": "majority",
+}
 
 Metric = Literal[
     "exact_match",
@@ -95,9 +103,10 @@ def kinds(recipe: Any) -> dict[str, str]:
     was published before.
     """
     if recipe.classifier is not None:
-        return {"majority": "majority", "classifier": "trained"}
-    prompted = {f"base_{name}": "base" for name in FROM_TRAINING_ROWS if getattr(recipe.evaluation, name)}
-    trained = {name: "trained" for name in TRAINED if getattr(recipe, name) is not None}
-    merged = {"merged": "merged"} if recipe.merges else {}
-    quantized = dict.fromkeys(sorted(recipe.quantize), "quantized")
-    return {"base_zero_shot": "base", **prompted, **trained, **merged, **quantized, "incumbent": "incumbent"}
+        names = ["majority", "classifier"]
+    else:
+        prompted = [f"base_{name}" for name in FROM_TRAINING_ROWS if getattr(recipe.evaluation, name)]
+        trained = [name for name in TRAINED if getattr(recipe, name) is not None]
+        merged = ["merged"] if recipe.merges else []
+        names = ["base_zero_shot", *prompted, *trained, *merged, *sorted(recipe.quantize), "incumbent"]
+    return {name: KIND_OF.get(name, "quantized") for name in names}
