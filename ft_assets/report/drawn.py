@@ -15,7 +15,7 @@ def figures(facts: dict[str, Any]) -> dict[str, str]:
     """Inline SVG by name; loss curves as ``loss:STAGE``."""
     drawn = {
         "scores": plots.svg(plots.scores(facts["contestants"], facts["metric"]), "score of each contestant"),
-        **_of("cost", _cost(facts), "score over cost of each contestant"),
+        **_of("cost", figure_of_cost(facts), "score over cost of each contestant"),
         **_of("forgetting", _forgetting(facts), "general ability of each contestant"),
         **_of("reliability", _reliability(facts), "score over confidence"),
     }
@@ -34,8 +34,8 @@ def _of(name: str, figure: Figure | None, label: str) -> dict[str, str]:
     return {} if figure is None else {name: plots.svg(figure, label)}
 
 
-def _cost(facts: dict[str, Any]) -> Figure | None:
-    """In dollars where every contestant that takes time has a price, else in seconds."""
+def figure_of_cost(facts: dict[str, Any]) -> Figure | None:
+    """Score against cost; in dollars where every contestant that takes time has a price, else in seconds."""
     timed = [one for one in facts["contestants"] if one["seconds_per_1000_requests"]]
     if len(timed) < 2:
         return None

@@ -69,7 +69,8 @@ def gather(
     facts["placements"] = placements(facts["plan"], facts["training"])
     facts["totals"] = totals(facts["lineage"])
     facts["headline"] = sentences(facts)
-    facts["verdict"] = plain(facts["headline"][0], facts)
+    facts["told"] = [plain(sentence, facts) for sentence in facts["headline"]]
+    facts["verdict"] = facts["told"][0]
     return facts
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 MINUS = "\u2212"
-BYTES = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+BYTES = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
 SECONDS = (("h", 3600.0, 100 * 60.0), ("min", 60.0, 100.0), ("s", 1.0, 1.0), ("ms", 1e-3, 0.0))
 
 
@@ -29,7 +29,7 @@ def _duration(seconds: float) -> str:
 
 
 def _three_digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
+    return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:,.1f}"
 
 
 def _p(value: float) -> str:

@@ -17,7 +17,7 @@ LABELLED = {
 PUBLISHED = {
     "better": "It is better than what is published now",
     "worse": "It is worse than what is published now",
-    "cannot tell": "It cannot be told from what is published now",
+    "cannot tell": "Whether it is better than what is published now cannot be told",
 }
 
 
@@ -103,9 +103,14 @@ def _gate(gate: dict[str, Any]) -> str:
     if not gate["failed"]:
         return "The gate passed: each of its {/gate/total|count} conditions holds."
     failed = [
-        f"{{/gate/conditions/{place}/condition}}" for place, one in enumerate(gate["conditions"]) if not one["passed"]
+        f"{{/gate/conditions/{place}/condition}} ({{/gate/conditions/{place}/sentence}})"
+        for place, one in enumerate(gate["conditions"])
+        if not one["passed"]
     ]
     told = "{/gate/failed|count} of {/gate/total|count} conditions do not hold: " + "; ".join(failed)
-    if gate["override"]:
-        return f"The gate failed and was overridden by {{/gate/override/by}} ({{/gate/override/reason}}): {told}."
-    return f"The gate failed, so that this model is not published: {told}."
+    if not gate["override"]:
+        return f"The gate failed, so that this model is not published: {told}"
+    by = "{/gate/override/by} ({/gate/override/reason})"
+    if gate["passed"]:
+        return f"The gate failed and was overridden by {by}: {told}"
+    return f"The gate failed, and {by} overrode a part of it, so that this model is not published: {told}"
