@@ -78,7 +78,12 @@ class Place:
         target.put(folder_of(release), [file], print)
         listed = asdict(ListedFile(file.name, file.size, file.sha256, file.git_blob))
         self.write("published_model", release, release={"url": target.url, "files": [listed]})
-        entry = {"release": release, "evaluation": "e", "merged": ["merged_model", letter * 64], "folder": folder_of(release)}
+        entry = {
+            "release": release,
+            "evaluation": "e",
+            "merged": ["merged_model", letter * 64],
+            "folder": folder_of(release),
+        }
         entry |= {"to": "out", "published_at": "2026-11-26T16:00:00+00:00", "override": None, "withdrawn": None}
         champion.promote(self.store, "small", entry, champion.published(champion.read(self.store, "small")))
         target.write_pointer(pointer_to(release))
@@ -104,7 +109,9 @@ def ft(*words, code=0):
 
 
 def test_a_gate_is_shown_with_its_numbers_and_its_verdict_is_the_exit_code(place):
-    with pytest.raises(MissingInput, match="eval_report of small has not been made .* ft run small --until eval_report"):
+    with pytest.raises(
+        MissingInput, match="eval_report of small has not been made .* ft run small --until eval_report"
+    ):
         ft("gate", "small")
     place.evaluate()
     shown = ft("gate", "small", code=3)
@@ -132,7 +139,12 @@ def test_an_override_opens_the_gate_for_this_evaluation_and_is_part_of_what_is_p
     assert place.stage("eval_report").fingerprint != before["eval_report"]
     published = place.stage("published_model")
     assert published.fingerprint != before["published_model"]
-    assert {**published.identity["override"], "at": ""} == {"by": "Ada", "reason": "for the demo", "at": "", "conditions": FAILED}
+    assert {**published.identity["override"], "at": ""} == {
+        "by": "Ada",
+        "reason": "for the demo",
+        "at": "",
+        "conditions": FAILED,
+    }
     place.evaluate()
     shown = ft("gate", "small")
     assert "overridden by Ada at 20" in shown
@@ -235,7 +247,11 @@ def test_a_pointer_that_could_not_be_moved_is_moved_by_the_command_that_is_told(
     assert place.pointer() == "c"
     assert f"was {'b' * 16}, is {'b' * 16}" in ft("rollback", "small", "--to", "b" * 16, *WHO)
     assert place.pointer() == "b"
-    assert [bool(entry["withdrawn"]) for entry in champion.read(place.store, "small")["history"]] == [False, False, True]
+    assert [bool(entry["withdrawn"]) for entry in champion.read(place.store, "small")["history"]] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_reading_commands_import_neither_dagster_nor_torch(place):
