@@ -110,7 +110,7 @@ def ft(*words, code=0):
 
 def test_a_gate_is_shown_with_its_numbers_and_its_verdict_is_the_exit_code(place):
     with pytest.raises(
-        MissingInput, match="eval_report of small has not been made .* ft run small --until eval_report"
+        MissingInput, match=r"eval_report of small has not been made .* ft run small --until eval_report"
     ):
         ft("gate", "small")
     place.evaluate()
