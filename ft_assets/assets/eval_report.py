@@ -1,14 +1,20 @@
 """Asset ``eval_report``: every contestant on the same held-out rows, and one page that says what came of it."""
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import dagster as dg
 
+from ft_assets.assets import gating
 from ft_assets.assets.making import make_here, make_in_worker, recipe_run
 from ft_assets.assets.showing import image
 from ft_assets.assets.training import GPU_POOL
 from ft_assets.core.artifact import Artifact, Staging
-from ft_assets.core.lineage import CODE_VERSIONS
+from ft_assets.core.batches import SHUT_OUT
+from ft_assets.core.lineage import CODE_VERSIONS, parts
 from ft_assets.core.recipe_run import RecipeRun
-from ft_assets.report.facts import TRAINED, UNTRAINED
+from ft_assets.recipes.evaluation import candidate
+from ft_assets.report.facts import UNTRAINED
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource
@@ -29,7 +35,9 @@ NEEDED = dg.AssetCheckSpec(
 )
 
 
-def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
+def build(partitions: dg.StaticPartitionsDefinition, conditions: Collection[str]) -> dg.AssetsDefinition:
+    """``conditions``: those of a gate that have a check of their own."""
+
     @dg.asset(
         partitions_def=partitions,
         deps=[
@@ -49,7 +57,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         owners=["team:ml"],
         pool=GPU_POOL,
         code_version=CODE_VERSIONS["eval_report"],
-        check_specs=[SCORED, NEEDED],
+        check_specs=[SCORED, NEEDED, *gating.specs(conditions)],
         description="Held-out scores with intervals for the base, prompted and trained models, and one HTML page about them.",
     )
     def eval_report(
@@ -60,39 +68,32 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         tracker: TrackerResource,
     ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)
-        evaluation = make_in_worker(context, run, "evaluation", launcher, store, tracker)
+        told = {"parts": parts(run.stages, "evaluation")}
+        evaluation = make_in_worker(context, run, "evaluation", launcher, store, tracker, told)
 
         def produce(staging: Staging) -> None:
             from ft_assets.report.facts import gather
             from ft_assets.report.page import render
 
+            staging.write_json("gate.json", gating.judged(run, evaluation.artifact.json("results.json")))
             facts = gather(run.recipe, stage_artifacts(run), quarantines(run))
             staging.write_json("report.json", facts)
             staging.file("report.html").write_text(render(facts), encoding="utf-8")
             staging.metrics = {"verdict": facts["verdict"]}
 
         made = make_here(context, run.stages["eval_report"], run.store, 0.0, produce)
-        results = evaluation.manifest.metrics
-        tests = {name: result["test"] for name, result in results.items()}
-        best = next(name for name in TRAINED if name in tests)
-        rows = {test["n"] for test in tests.values()}
-        untrained = [tests[name] for name in tests if name.startswith(UNTRAINED)]
-        checks = [
-            dg.AssetCheckResult(
-                passed=len(rows) == 1, check_name="every_contestant_scored", metadata={"rows": sorted(rows)}
-            ),
-            dg.AssetCheckResult(
-                passed=all(tests[best]["low"] > other["high"] for other in untrained),
-                check_name="beats_prompting",
-                severity=dg.AssetCheckSeverity.WARN,
-                metadata={name: test["mean"] for name, test in tests.items()},
-            ),
-        ]
+        body, best = made.artifact.json("gate.json"), candidate(run.recipe)
+        if not body["passed"]:
+            run.store.set_ref(SHUT_OUT, run.recipe.name, {"validated": sorted(run.data())})
+        metric = run.recipe.evaluation.metric
+        tests = {name: scores[metric] for name, scores in evaluation.manifest.metrics["scores"].items()}
+        checks = [scored(tests), needed(tests, best), *gating.results(body, conditions)]
         spent = made.seconds + evaluation.seconds
         metadata = {
             "report": dg.MetadataValue.url(made.artifact.file("report.html").as_uri()),
             "verdict": made.manifest.metrics["verdict"],
-            "scores plot": image("scores", tests, run.recipe.evaluation.metric),
+            "scores plot": image("scores", tests, metric),
+            "gate": "open" if body["passed"] else "shut",
             "evaluation": evaluation.status,
             "seconds": round(spent, 2),
             "cost (USD)": evaluation.cost_usd,
@@ -102,6 +103,23 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         return made.result(score, metadata, checks)
 
     return eval_report
+
+
+def scored(tests: Mapping[str, Mapping[str, Any]]) -> dg.AssetCheckResult:
+    """The check ``every_contestant_scored``, of each contestant's interval."""
+    rows = {test["n"] for test in tests.values()}
+    return dg.AssetCheckResult(passed=len(rows) == 1, check_name=SCORED.name, metadata={"rows": sorted(rows)})
+
+
+def needed(tests: Mapping[str, Mapping[str, Any]], best: str) -> dg.AssetCheckResult:
+    """The check ``beats_prompting``."""
+    untrained = [test for name, test in tests.items() if name.startswith(UNTRAINED)]
+    return dg.AssetCheckResult(
+        passed=all(tests[best]["low"] > other["high"] for other in untrained),
+        check_name=NEEDED.name,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={name: test["mean"] for name, test in tests.items()},
+    )
 
 
 def stage_artifacts(run: RecipeRun) -> dict[str, Artifact]:
