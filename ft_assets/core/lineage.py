@@ -37,7 +37,7 @@ CODE_VERSIONS = {
     "memorized": "1",
     "rewarded": "1",
     "evaluation": "2",
-    "eval_report": "1",
+    "eval_report": "2",
     "published_model": "2",
 }
 
