@@ -75,7 +75,10 @@ class HubTarget:
 
     @property
     def url(self) -> str:
-        return f"{self.api.endpoint}/{self.repo}"
+        return f"{SCHEME}{self.repo}"
+
+    def at(self, folder: str) -> str:
+        return f"{self.api.endpoint}/{self.repo}/tree/{branch_of(folder)}"
 
     def put(self, folder: str, files: Sequence[PublishedFile], say: Callable[[str], None]) -> None:
         branch = branch_of(folder)

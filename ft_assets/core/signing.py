@@ -81,7 +81,9 @@ def _against_bill(folder: Path) -> list[str]:
         raise FineTuneError(f"{folder} holds no {BILL}, so it is no release; name a release's folder") from error
     except (ValueError, KeyError, IndexError, TypeError) as error:
         return [f"{BILL} cannot be read ({error!r:.100})"]
-    there = {name for path in folder.rglob("*") if path.is_file() and _counts(name := path.relative_to(folder).as_posix())}
+    there = {
+        name for path in folder.rglob("*") if path.is_file() and _counts(name := path.relative_to(folder).as_posix())
+    }
     found = [f"{name} is missing" for name in sorted(set(wanted) - there)]
     found += [f"{name} is not part of the release" for name in sorted(there - set(wanted) - {BILL})]
     changed = [name for name in sorted(there & set(wanted)) if sha256_file(folder / name) != wanted[name]]
@@ -125,11 +127,12 @@ def _told(message: str) -> str:
 def _library() -> tuple[Any, Any, Any]:
     """model-signing's modules to sign and to verify, and how it is to hash: every file but those beside a release."""
     try:
-        from model_signing import hashing, signing, verifying
+        import model_signing
     except ImportError as error:
         raise FineTuneError(
             "model-signing is not installed, which signs releases: pip install 'ft-assets[signing]', or unset FT_SIGNING_KEY"
         ) from error
     # A download into the Hub's cache is a folder of links.
-    config = hashing.Config().set_allow_symlinks(True).set_ignored_paths(paths=BESIDE)
-    return signing, verifying, config
+    library: Any = model_signing
+    config = library.hashing.Config().set_allow_symlinks(True).set_ignored_paths(paths=BESIDE)
+    return library.signing, library.verifying, config

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from hub import READER, TOKEN, Hub, Refused
+from publishing import publish_to as publish
 from waiting import until
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.publish import ListedFile, PublishedFile, folder_of, is_champion, publish
+from ft_assets.core.publish import ListedFile, PublishedFile, folder_of, is_champion
 from resources.hub import HubTarget
 
 OLD, NEW = "a" * 64, "b" * 64
@@ -177,12 +178,13 @@ def test_an_upload_that_fails_for_good_leaves_the_champion_and_is_finished_later
 PUBLISH = """
 import sys
 from pathlib import Path
-from ft_assets.core.publish import PublishedFile, publish
+from ft_assets.core.publish import PublishedFile
+from publishing import publish_to
 from resources.hub import HubTarget
 folder = Path(sys.argv[1])
 files = [PublishedFile("README.md", (folder / "README.md").read_bytes())]
 files += [PublishedFile(str(p.relative_to(folder)), p) for p in sorted(folder.rglob("*.safetensors"))]
-publish(HubTarget("hub://org/model"), "b" * 64, files, print)
+publish_to(HubTarget("hub://org/model"), "b" * 64, files, print)
 """
 
 
@@ -201,7 +203,16 @@ def test_a_publisher_that_is_killed_is_followed_by_one_that_finishes(hub, tmp_pa
             raise Refused(500, "nobody is there to hear it")
 
     hub.faults.append(stall)
-    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    tests = str(Path(__file__).parent.parent)
+    paths = os.pathsep.join([tests, str(Path(tests).parent), os.environ.get("PYTHONPATH", "")])
+    env = {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
     command = [sys.executable, "-c", PUBLISH, str(tmp_path / "new")]
     child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     until(lambda: held and len(hub.uploaded) == 2, 60, "two uploads and a third in the middle")

@@ -88,7 +88,14 @@ def reliability(found: list[dict[str, Any]], metric: str) -> Figure:
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--", label="as good as it believes")
     for one, colour, mark in zip(found, (ACCENT, SECOND, THIRD, FOURTH), "osD^", strict=False):
         points = [(bin["confidence"], bin["score"]) for bin in one["calibration"] if bin["rows"]]
-        axes.plot(*zip(*points, strict=True), f"-{mark}", color=colour, markersize=5, linewidth=1.2, label=one["label"])
+        axes.plot(
+            *zip(*points, strict=True),
+            f"-{mark}",
+            color=colour,
+            markersize=5,
+            linewidth=1.2,
+            label=_short(one["label"]),
+        )
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="confidence (mean probability)", ylabel=metric)
     axes.legend(frameon=False, fontsize=8)
     return figure
@@ -104,8 +111,9 @@ def _colour(one: dict[str, Any]) -> str:
 
 
 def _short(label: str) -> str:
-    """A dollar sign would begin a formula, and a long name take all the width."""
-    text = label if len(label) <= MOST_NAME else label[: MOST_NAME - 1] + "\u2026"
+    """A dollar sign would begin a formula, a long name take all the width, and what is not seen has no glyph."""
+    text = "".join(char if char.isprintable() else "\ufffd" for char in label)
+    text = text if len(text) <= MOST_NAME else text[: MOST_NAME - 1] + "\u2026"
     return text.replace("$", r"\$")
 
 
