@@ -1,6 +1,5 @@
 """Laws of likelihoods: those of a batch are what plain transformers gives row by row, and lm-eval by its own code."""
 
-import json
 import math
 import random
 
