@@ -48,9 +48,7 @@ def commit(
 ) -> None:
     """Scores what contestants answered and writes ``results.json``."""
     job.progress("scoring")
-    results = score(
-        job.identity["evaluation"], job.identity["seed"], job.identity["candidate"], contestants, incumbent
-    )
+    results = score(job.identity["evaluation"], job.identity["seed"], job.identity["candidate"], contestants, incumbent)
     by_name = results["contestants"]
     tracker = Tracker(job, {"identity": job.identity})
     with job.commit() as staging:
@@ -62,9 +60,7 @@ def commit(
             **{key: results[key] for key in ("measures", "comparisons", "warnings")},
         }
         staging.execution |= execution
-    told = {
-        f"{name}/{key}": value["mean"] for name, found in by_name.items() for key, value in found["scores"].items()
-    }
+    told = {f"{name}/{key}": value["mean"] for name, found in by_name.items() for key, value in found["scores"].items()}
     tracker.finish(told)
 
 

@@ -57,7 +57,9 @@ def training_conversations(splits: Artifact, store: ArtifactStore) -> list[Turns
     """
     dropped = pl.read_parquet(splits.file("dropped.parquet")).filter(pl.col("role") == "sft")
     others = [
-        pl.read_ipc_stream(file, columns=["row_id"]) for name in ("validation", "test") for file in splits.below(f"sft_{name}")
+        pl.read_ipc_stream(file, columns=["row_id"])
+        for name in ("validation", "test")
+        for file in splits.below(f"sft_{name}")
     ]
     held_out = pl.concat([pl.DataFrame(schema={"row_id": pl.String}), *others])
     found = []
