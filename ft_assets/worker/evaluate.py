@@ -5,6 +5,7 @@ killed evaluation goes on with the contestant it was at.
 """
 
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from ft_assets.core.scoring import score
@@ -13,6 +14,7 @@ from ft_assets.worker import answers, classify, questions
 from ft_assets.worker.batches import opened
 from ft_assets.worker.contestants import Contestants
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
+from ft_assets.worker.harness import task_scores
 from ft_assets.worker.job import Job
 from ft_assets.worker.tracking import Tracker
 
@@ -79,7 +81,21 @@ class Gathering:
         costs, price = body["costs"], float(self.job.execution.get("usd_per_hour", 0.0))
         rows = costs["rows_per_second"]
         costs["usd_per_1000_requests"] = 1000 / rows / SECONDS_PER_HOUR * price
+        if f"lm_eval:{name}" in self.parts:
+            measuring = partial(_lm_eval, contestants=self.contestants)
+            body["lm_eval"] = self._part("lm_eval", name, measuring).json("scores.json")
         return body
 
     def _part(self, kind: str, name: str, make: Any) -> Any:
         return opened(self.job.part(self.parts[f"{kind}:{name}"], contestant=name), make)
+
+
+def _lm_eval(job: Job, contestants: Contestants) -> None:
+    """Stage ``lm_eval``: what lm-eval makes of a model on tasks of its own."""
+    loaded = contestants.of(job)
+    job.progress(f"lm-eval asks {job.execution['contestant']}", total=len(job.identity["tasks"]))
+    asked = job.identity["tasks"], job.identity["max_rows"], job.execution["batch_size"]
+    found = task_scores(loaded.model, loaded.tokenizer, *asked)
+    with job.commit() as staging:
+        staging.write_json("scores.json", found)
+        staging.metrics = {"tasks": len(job.identity["tasks"]), "lm_eval": version("lm_eval")}
