@@ -44,7 +44,7 @@ def asked(turns: Turns) -> str:
 
 
 def _words(texts: list[str]) -> list[list[str]]:
-    found: Any = bm25s.tokenize(texts, stopwords=[], return_ids=False, show_progress=False)
+    found: Any = bm25s.tokenize(texts, token_pattern=r"\b\w+\b", stopwords=[], return_ids=False, show_progress=False)
     return [list(words) for words in found]
 
 
@@ -57,7 +57,9 @@ def training_conversations(splits: Artifact, store: ArtifactStore) -> list[Turns
     """
     dropped = pl.read_parquet(splits.file("dropped.parquet")).filter(pl.col("role") == "sft")
     others = [
-        pl.read_ipc_stream(file, columns=["row_id"]) for name in ("validation", "test") for file in splits.below(f"sft_{name}")
+        pl.read_ipc_stream(file, columns=["row_id"])
+        for name in ("validation", "test")
+        for file in splits.below(f"sft_{name}")
     ]
     held_out = pl.concat([pl.DataFrame(schema={"row_id": pl.String}), *others])
     found = []
