@@ -7,7 +7,8 @@ import pytest
 from browsing import browser, console_errors
 from conftest import Workshop
 
-from ft_assets.core.metrics import bootstrap, entity_f1
+from ft_assets.core.metrics import entity_f1
+from ft_assets.core.statistics import interval
 from ft_assets.report.facts import verdict
 from ft_assets.report.page import render
 
@@ -23,7 +24,7 @@ def test_scores_on_the_page_are_those_of_the_answers(made: Workshop) -> None:
     html = page(made)
     for result in results.values():
         scores = [entity_f1(row["answer"], row["expected"]) for row in result["answers"]["test"]]
-        again = bootstrap(scores, samples=100, seed=5)
+        again = interval(scores, samples=100, seed=5)
         assert result["test"] == {"mean": again.mean, "low": again.low, "high": again.high, "n": len(scores)}
         assert f"{again.low:.3f} to {again.high:.3f}" in html
 
