@@ -5,7 +5,7 @@ arguments. Fingerprints follow inputs, so a change re-makes exactly what depends
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ft_assets.core.canonical import fingerprint
@@ -37,8 +37,8 @@ CODE_VERSIONS = {
     "memorized": "1",
     "rewarded": "1",
     "evaluation": "2",
-    "eval_report": "1",
-    "published_model": "1",
+    "eval_report": "2",
+    "published_model": "2",
 }
 
 DATA_ASSETS = ("raw_corpus", "validated_dataset")
@@ -129,13 +129,15 @@ class Inputs:
     """What a recipe's model stages stand on.
 
     ``validated``: fingerprint by role and ``source@batch``; ``base``: the base model's artifact and the hash of its
-    weights and tokenizer; ``published``: (made by, fingerprint) of merged models that were published, the champion first.
+    weights and tokenizer; ``published``: (made by, fingerprint) of merged models that were published, the champion first;
+    ``overrides``: who let a candidate through its gate and why, by the fingerprint that its eval_report had without it.
     """
 
     validated: dict[str, dict[str, str]]
     base_fingerprint: str
     base_content: str
     published: tuple[tuple[str, str], ...] = ()
+    overrides: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
@@ -224,7 +226,7 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     else:
         pass_through("quantized_model", made("merged_model"))
     _add_answers(stages, recipe, inputs, made)
-    _add_evaluation(add, recipe, base, splits, made, stages)
+    _add_evaluation(add, recipe, base, splits, made, stages, inputs.overrides)
     return stages
 
 
@@ -241,7 +243,7 @@ def parts(stages: Mapping[str, Stage], name: str) -> dict[str, dict[str, Any]]:
 
 def _planned(recipe: Recipe) -> dict[str, Any]:
     """The recipe as the plan depends on it; what only a classifier has is no part of a recipe without one."""
-    left_out: dict[str, Any] = dict.fromkeys(("description", "publish", "retrain"), True)
+    left_out: dict[str, Any] = dict.fromkeys(("description", "gate", "publish", "retrain"), True)
     if recipe.classifier is None:
         left_out |= {"classifier": True, "data": {"classification": True}}
     return recipe.model_dump(mode="json", exclude=left_out)
@@ -343,7 +345,13 @@ def _add_answers(stages: dict[str, Stage], recipe: Recipe, inputs: Inputs, made:
 
 
 def _add_evaluation(
-    add: Any, recipe: Recipe, base: tuple[str, str], splits: tuple[str, str], made: Any, stages: Mapping[str, Stage]
+    add: Any,
+    recipe: Recipe,
+    base: tuple[str, str],
+    splits: tuple[str, str],
+    made: Any,
+    stages: Mapping[str, Stage],
+    overrides: Mapping[str, dict[str, Any]],
 ) -> None:
     answering = {stage: made(stage) for name, stage in STAGES.items() if getattr(recipe, name) is not None}
     answering |= {"classifier": made("classifier")} if recipe.classifier else {}
@@ -376,19 +384,23 @@ def _add_evaluation(
         )
         if wanted
     }
-    add(
-        "eval_report",
-        {"recipe": recipe.name},
-        evaluation=made("evaluation"),
-        tokenized_splits=splits,
-        base_model=base,
-        merged_model=made("merged_model"),
+    gate = {"gate": recipe.gate} if recipe.gate else {}
+    shown = {
+        "evaluation": made("evaluation"),
+        "tokenized_splits": splits,
+        "base_model": base,
+        "merged_model": made("merged_model"),
         **trained,
         **quantized,
-    )
+    }
+    judged = add("eval_report", {"recipe": recipe.name, **gate}, **shown)
+    override = {"override": found} if (found := overrides.get(judged.fingerprint)) else {}
+    if override:
+        add("eval_report", {"recipe": recipe.name, **gate, **override}, **shown)
+    licence = {"license": recipe.publish.license} if recipe.publish.license else {}
     add(
         "published_model",
-        {"to": recipe.publish.to},
+        {"to": recipe.publish.to, **licence, **override},
         eval_report=made("eval_report"),
         merged_model=made("merged_model"),
         policy=made("policy"),

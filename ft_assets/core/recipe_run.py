@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ft_assets.core import champion, overrides
 from ft_assets.core.artifact import Artifact, ArtifactStore
 from ft_assets.core.batches import BatchState, recipe_batches
 from ft_assets.core.errors import MissingInput
@@ -27,11 +28,12 @@ TRAINED_BY = {
 
 @dataclass(frozen=True)
 class RecipeRun:
-    """One recipe's stages as they stand now."""
+    """One recipe's stages as they stand now; ``published``: the models its candidate is judged against."""
 
     recipe: Recipe
     stages: dict[str, Stage]
     store: ArtifactStore
+    published: tuple[champion.Merged, ...] = ()
 
     def artifact(self, name: str) -> Artifact:
         """A stage's finished artifact.
@@ -52,9 +54,14 @@ class RecipeRun:
 
 
 def stages_of(
-    catalog: Catalog, recipe: Recipe, store: ArtifactStore, states: Mapping[str, BatchState] | None = None
+    catalog: Catalog,
+    recipe: Recipe,
+    store: ArtifactStore,
+    states: Mapping[str, BatchState] | None = None,
+    published: tuple[champion.Merged, ...] | None = None,
 ) -> RecipeRun:
-    """A recipe's stages, from ``states`` of its batches or, without, from what has been ingested so far.
+    """A recipe's stages, from ``states`` of its batches and ``published`` models or, without, from what has been ingested and
+    published so far.
 
     Raises:
         MissingInput: the base model or a batch of a source has not been made.
@@ -65,8 +72,16 @@ def stages_of(
         raise MissingInput(_missing("base_model", recipe.name))
     if states is None:
         states = recipe_batches(catalog, recipe, store)
-    inputs = Inputs(_validated(recipe, states), base.fingerprint, manifest.metrics["content_hash"])
-    return RecipeRun(recipe, model_stages(recipe, inputs), store)
+    if published is None:
+        published = champion.published(champion.read(store, recipe.name))
+    inputs = Inputs(
+        _validated(recipe, states),
+        base.fingerprint,
+        manifest.metrics["content_hash"],
+        published,
+        overrides.read(store, recipe.name),
+    )
+    return RecipeRun(recipe, model_stages(recipe, inputs), store, published)
 
 
 def base_of(catalog: Catalog, recipe: Recipe) -> Stage:

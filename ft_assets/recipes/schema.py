@@ -4,13 +4,16 @@ Every field is either identity (it changes what is made) or execution (it change
 stands in says which: :class:`Hardware` and :class:`Retrain` alone are execution. Scientific choices have no hidden defaults.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
+from ft_assets.core.conditions import parse as parse_condition
 from ft_assets.core.cron import parse
 from ft_assets.recipes.classifying import check_classifier
 from ft_assets.recipes.evaluation import Evaluation, check_examples
+from ft_assets.recipes.gate import check_condition
 from ft_assets.recipes.hardware import Hardware
 from ft_assets.recipes.strict import Strict
 from ft_assets.recipes.sweep import Sweep, check_sweep
@@ -59,6 +62,7 @@ FIELDS = {
     "classification": ("text", "label"),
     "multiple_choice": ("question", "choices", "answer"),
 }
+HUB_REPOSITORY = r"hub://[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 NESTED = ("messages", "sharegpt", "oasst")  # Their one field is a list or a tree, which cannot be joined of columns.
 
 
@@ -207,9 +211,21 @@ class Data(Strict):
 
 
 class Publish(Strict):
-    """Where the model goes: a folder or fsspec URL. A relative path is under the project's home folder."""
+    """Where the model goes: a folder, an fsspec URL, or ``hub://org/name``, a repository of the Hugging Face Hub. A relative
+    path is under the project's home folder. ``private`` is of a repository, which must not be public then. ``license`` is the
+    released model's, by the Hub's name of it (``apache-2.0``); its base model's and its data's may bind it.
+    """
 
     to: Annotated[str, Field(min_length=1)]
+    private: bool = True
+    license: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,60}$")] | None = None
+
+    @field_validator("to")
+    @classmethod
+    def _names_a_repository(cls, to: str) -> str:
+        if to.startswith("hub://") and not re.fullmatch(HUB_REPOSITORY, to):
+            raise ValueError(f"{to!r} names no repository; allowed: hub://org/name, of letters, digits, -, _ and .")
+        return to
 
 
 class Retrain(Strict):
@@ -236,11 +252,19 @@ class Retrain(Strict):
         return self
 
 
+def _gated(text: str, info: ValidationInfo) -> str:
+    """A condition of the gate; its names are checked where the fields that it depends on are valid."""
+    before = list(Recipe.model_fields)[: list(Recipe.model_fields).index("gate")]
+    whole = info.data.keys() >= set(before)
+    return check_condition(text, Recipe.model_construct(**info.data)) if whole else str(parse_condition(text))
+
+
 class Recipe(Strict):
     """One model line: base model, data mixture, stages, evaluation and hardware. Its name is the partition key.
 
     ``chat_template`` stands in place of the base model's own, from tokenizing to publishing: a Jinja text, or the path of a
-    file with one, relative to the recipe's.
+    file with one, relative to the recipe's. ``gate`` lists the conditions that a candidate must meet to be published
+    (:mod:`ft_assets.core.conditions`); without any, nothing is asked of it.
     """
 
     name: Name
@@ -258,6 +282,7 @@ class Recipe(Strict):
     hyperparameters: Sweep | None = None
     quantize: list[Literal["nf4", "int8"]] = []
     evaluation: Evaluation
+    gate: Annotated[list[Annotated[str, AfterValidator(_gated)]], Field(max_length=64)] = []
     publish: Publish
     hardware: Hardware = Hardware()
     retrain: Retrain | None = None
@@ -297,6 +322,13 @@ class Recipe(Strict):
             part, field = name.split(".")
             body[part][field] = value
         return Recipe.model_validate(body)
+
+    @field_validator("gate")
+    @classmethod
+    def _conditions_differ(cls, conditions: list[str]) -> list[str]:
+        if twice := sorted({text for text in conditions if conditions.count(text) > 1}):
+            raise ValueError(f"each condition once; found twice: {'; '.join(twice)}")
+        return conditions
 
     @field_validator("hyperparameters")
     @classmethod
