@@ -29,8 +29,8 @@ CODE_VERSIONS = {
     "reward_model": "2",
     "policy": "2",
     "classifier": "1",
-    "merged_model": "1",
-    "quantized_model": "2",
+    "merged_model": "2",
+    "quantized_model": "3",
     "evaluation": "1",
     "eval_report": "1",
     "published_model": "1",
@@ -205,7 +205,7 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     else:  # a whole model already, or virtual tokens, which no weight can take in
         pass_through("merged_model", made("classifier"))
     if recipe.quantize:
-        add("quantized_model", {"formats": sorted(recipe.quantize)}, merged_model=made("merged_model"))
+        add("quantized_model", {"formats": sorted(set(recipe.quantize))}, merged_model=made("merged_model"))
     else:
         pass_through("quantized_model", made("merged_model"))
     _add_evaluation(add, recipe, base, splits, made)

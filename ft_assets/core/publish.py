@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
 
-ALLOWED = (".safetensors", ".json", ".jinja", ".txt", ".md", ".html", ".model", ".yaml")
+ALLOWED = (".safetensors", ".json", ".jinja", ".txt", ".md", ".html", ".model", ".yaml", ".gguf")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ft_assets.worker import classify
 from ft_assets.worker.generate import answer_perplexity, generate
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
-from ft_assets.worker.models import is_adapter, load_causal, load_trained, without_peft
+from ft_assets.worker.models import is_adapter, load_causal, load_form, load_trained, without_peft
 from ft_assets.worker.template import rendered
 from ft_assets.worker.tokenizer import load_tokenizer
 from ft_assets.worker.tracking import Tracker
@@ -107,9 +107,7 @@ class Evaluation:
             quantized = self.job.input("quantized_model")
             for form in sorted(quantized.manifest.identity["formats"], reverse=True):
                 folder = quantized.folder / form
-                found.append(
-                    Contestant(form, partial(load_causal, folder, self.dtype), False, (), weights_bytes(folder))
-                )
+                found.append(Contestant(form, partial(load_form, folder, self.dtype), False, (), weights_bytes(folder)))
         return found
 
     def _adapted(self, adapter: Artifact) -> Any:
