@@ -63,6 +63,8 @@ def _in_the_way(config: dict[str, Any]) -> str | None:
         return f"its attention has a sliding window of {config['sliding_window']} tokens"
     if kind == "qwen2" and head_width(config) * config["num_attention_heads"] != config["hidden_size"]:
         return "its heads are not as wide together as hidden_size"
+    if kind == "qwen3" and head_width(config) != 128:  # transformers reads a Qwen 3 so, whatever its file says
+        return f"its heads are {head_width(config)} wide, not 128"
     return None
 
 
@@ -71,11 +73,9 @@ def _pre_tokenizer(tokenizer: dict[str, Any]) -> str | None:
     model, before = tokenizer.get("model") or {}, tokenizer.get("pre_tokenizer") or {}
     if model.get("type") != "BPE" or model.get("byte_fallback") or not model.get("merges"):
         return None
-    steps = [
-        step
-        for step in (before.get("pretokenizers", []) if before.get("type") == "Sequence" else [before])
-        if step.get("type") != "Digits" or step.get("individual_digits")
-    ]
+    steps = before.get("pretokenizers", []) if before.get("type") == "Sequence" else [before]
+    if any(step.get("type") == "Digits" and not step.get("individual_digits") for step in steps):
+        return None
     if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return None
     kinds = [step["type"] for step in steps]
