@@ -70,10 +70,10 @@ def _drops(scored: "dict[str, Scored]", candidate: str, kinds: dict[str, str]) -
         of = scored["merged"] if kind == "quantized" and "merged" in scored else scored[candidate]
         left, measure = of.measured("test", metric)
         right, _ = scored[name].measured("test", metric)
-        drop = difference(left, right, of.samples, of.seed, measure).interval
+        drop = difference(left, right, of.samples, of.seed, measure)
         found["merged.drop" if kind == "merged" else f"quantized.{name}.drop"] = drop
     return found
 
 
 def _apart(own: "Scored", left: Sequence[float] | Values, right: Sequence[float] | Values) -> Interval:
-    return difference(left, right, own.samples, own.seed).interval
+    return difference(left, right, own.samples, own.seed)
