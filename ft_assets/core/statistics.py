@@ -84,7 +84,7 @@ def interval(values: Sequence[float] | Values, samples: int, seed: int, measure:
 
 def percentiles(found: Values, n: int) -> tuple[float, float]:
     """The ends of the 95% interval of a measure's resampled values: the percentiles that make up for the small sample's
-    narrowness (Hesterberg, 2015, doi:10.1080/00031305.2015.1089789, section 3.2, "expanded percentile").
+    narrowness (Hesterberg, 2015, doi:10.1080/00031305.2015.1089789, "expanded percentile").
     """
     from scipy.special import ndtr, stdtrit
 
