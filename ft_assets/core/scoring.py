@@ -119,7 +119,8 @@ class Scored:
     def __init__(
         self, name: str, sets: Sets, metrics: Sequence[str], given: dict[str, set[str]], samples: int, seed: int
     ):
-        self.sets, self.metrics, self.given, self.samples, self.seed = sets, metrics, given, samples, seed
+        self.name, self.sets, self.metrics, self.given = name, sets, metrics, given
+        self.samples, self.seed = samples, seed
         self._rows = {part: _per_row(name, part, rows, metrics) for part, rows in sets.items() if part in ANSWERED}
 
     def row_scores(self, part: str, metric: str) -> list[float]:

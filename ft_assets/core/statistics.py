@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_MEAN_NLL = 700.0  # nats; exp of more than 709 overflows
+MAX_MEAN_NLL = 700.0  # nats a token; exp of more than 709 overflows
 BLOCK = 1_000_000  # resampled rows at once, 8 MB
 EXCHANGES = 9999  # of a permutation test; a p-value is no smaller than 1 / (1 + these)
 CLOSE = 1e-12  # a permuted difference this much under the observed one is as large
