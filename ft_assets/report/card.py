@@ -194,7 +194,7 @@ def _gate(release: Release) -> str:
         return "The recipe has no gate: nothing was asked of this model before it was published."
     table = _table(
         ["condition", "", "numbers"],
-        [[f"`{each['condition']}`", _met(each), each["sentence"]] for each in gate["conditions"]],
+        [[each["condition"], _met(each), each["sentence"]] for each in gate["conditions"]],
     )
     if override := gate["override"]:
         table += f"\n\nOverridden by {_text(override['by'])} at {override['at']}: {_text(override['reason'])}"
@@ -251,7 +251,7 @@ def _error_of(judge: dict[str, Any]) -> str:
 
 def _data(release: Release) -> str:
     rows = [
-        [f"`{batch.key}`", ", ".join(batch.roles), str(batch.rows_kept), str(batch.quarantined), batch.licence]
+        [batch.key, ", ".join(batch.roles), str(batch.rows_kept), str(batch.quarantined), batch.licence]
         for batch in release.batches
     ]
     return _table(["batch", "used as", "rows kept", "quarantined", "licence"], rows)

@@ -119,7 +119,7 @@ def test_the_card_tells_every_score_with_its_interval_and_what_the_gate_said(mad
         assert f"Overridden by {override['by']}" in text
         assert override["reason"] in text
     for batch in made.batches:
-        assert f"| `{batch.key}` | sft, test | 400 | 9 | {batch.licence} |" in text
+        assert f"| {batch.key} | sft, test | 400 | 9 | {batch.licence} |" in text
 
 
 def test_the_card_holds_the_recipe_as_it_was_given():
