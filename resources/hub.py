@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from logging import ERROR
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ft_assets.core.errors import FineTuneError
@@ -74,7 +75,10 @@ class HubTarget:
 
     @property
     def url(self) -> str:
-        return f"{self.api.endpoint}/{self.repo}"
+        return f"{SCHEME}{self.repo}"
+
+    def at(self, folder: str) -> str:
+        return f"{self.api.endpoint}/{self.repo}/tree/{branch_of(folder)}"
 
     def put(self, folder: str, files: Sequence[PublishedFile], say: Callable[[str], None]) -> None:
         branch = branch_of(folder)
@@ -253,9 +257,13 @@ def _may_pass(fault: BaseException) -> bool:
 
 @contextmanager
 def _session() -> Iterator[None]:
-    """Connections of huggingface_hub that end when they stand still, and waits of a length that a person would wait."""
+    """Connections of huggingface_hub that end when they stand still, and waits of a length that a person would wait. It is
+    quiet meanwhile: what it would log of a retry holds the signed address of an upload.
+    """
     import httpx2
+    from huggingface_hub.utils import logging
     from huggingface_hub.utils._http import default_client_factory, hf_request_event_hook, set_client_factory
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     def client() -> httpx2.Client:
         hooks: dict[str, list[Callable[..., Any]]] = {
@@ -264,11 +272,15 @@ def _session() -> Iterator[None]:
         }
         return httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=TIMEOUT_SECONDS)
 
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(ERROR)
+    disable_progress_bars()
     set_client_factory(client)
     try:
         yield
     finally:
         set_client_factory(default_client_factory)
+        logging.set_verbosity(verbosity)
 
 
 def _refuse_long_waits(response: "httpx2.Response") -> None:

@@ -44,6 +44,16 @@ def test_a_run_makes_every_asset_and_says_where_the_page_is(made: Workshop) -> N
     assert "<html" in Path(page).read_text(encoding="utf-8")
 
 
+def test_the_gate_was_judged_and_the_release_is_the_champion(made: Workshop) -> None:
+    gate = json.loads(made.ft("gate", "tiny", "--json").stdout)
+    assert [each["passed"] for each in gate["conditions"]] == [True, True]
+    assert "there is no incumbent" in gate["conditions"][1]["sentence"]
+    record = json.loads(made.ft("champion", "tiny", "--json").stdout)
+    release = json.loads((made.artifact("published_model") / "manifest.json").read_text())["fingerprint"]
+    assert [record["champion"]] == [entry["release"] for entry in record["history"]] == [release]
+    assert json.loads((made.home / "published" / "tiny" / "champion.json").read_text())["fingerprint"] == release
+
+
 def test_status_agrees_with_the_store(made: Workshop) -> None:
     states = made.status()
     assert set(MODEL_ASSETS) <= set(states)

@@ -100,44 +100,18 @@ def promote(store: ArtifactStore, recipe: str, entry: Mapping[str, Any], seen: t
     return _change(store, recipe, change)
 
 
-def roll_back(store: ArtifactStore, recipe: str, to: str | None, mark: Mapping[str, str]) -> tuple[Record, Record]:
-    """Makes an earlier release the champion again and marks the one that was it as withdrawn.
+def rolled_back_to(record: Record | None, recipe: str, to: str | None) -> dict[str, Any]:
+    """The entry of the release that a rollback makes the champion.
 
     Args:
-        to: the release, or the start of its fingerprint (eight digits at least); without it the one before the champion that is not withdrawn. One that
-            was withdrawn is brought back.
-        mark: ``by``, ``reason`` and ``at``.
-
-    Returns:
-        the record as it was and as it is; they are equal where ``to`` is the champion already.
+        to: the release, or the start of its fingerprint (eight digits at least); without it the one before the champion that
+            was not withdrawn.
 
     Raises:
         FineTuneError: there is no such release, or none to go back to.
     """
-    seen: list[Record] = []
-
-    def change(record: Record | None) -> Record:
-        if record is None:
-            raise FineTuneError(f"nothing of {recipe} has been published, so there is nothing to roll back")
-        seen.append(record)
-        target = _target(record, recipe, to)
-        if target == record["champion"]:
-            return record
-        history = [
-            {**entry, "withdrawn": dict(mark)}
-            if entry["release"] == record["champion"]
-            else {**entry, "withdrawn": None}
-            if entry["release"] == target
-            else entry
-            for entry in record["history"]
-        ]
-        return {**record, "champion": target, "history": history}
-
-    after = _change(store, recipe, change)
-    return seen[-1], after
-
-
-def _target(record: Record, recipe: str, to: str | None) -> str:
+    if record is None:
+        raise FineTuneError(f"nothing of {recipe} has been published, so there is nothing to roll back")
     releases = list(dict.fromkeys(entry["release"] for entry in record["history"]))
     if to is not None:
         found = [release for release in releases if len(to) >= 8 and release.startswith(to)]
@@ -146,15 +120,46 @@ def _target(record: Record, recipe: str, to: str | None) -> str:
             raise FineTuneError(
                 f"--to {to!r} is no release of {recipe}; its releases: {known} (see: ft champion {recipe})"
             )
-        return found[0]
+        return next(entry for entry in reversed(record["history"]) if entry["release"] == found[0])
     at = max(index for index, entry in enumerate(record["history"]) if entry["release"] == record["champion"])
     for entry in reversed(record["history"][:at]):
         if not entry["withdrawn"] and entry["release"] != record["champion"]:
-            return str(entry["release"])
+            return dict(entry)
     raise FineTuneError(
         f"{record['champion'][:16]} is the first release of {recipe} that was not withdrawn: there is none to go back to "
         f"(see: ft champion {recipe})"
     )
+
+
+def roll_back(store: ArtifactStore, recipe: str, to: str | None, mark: Mapping[str, str]) -> tuple[Record, Record]:
+    """Makes an earlier release the champion again (:func:`rolled_back_to` says which) and marks the one that was it as
+    withdrawn. One that was withdrawn is brought back.
+
+    Args:
+        mark: ``by``, ``reason`` and ``at``.
+
+    Returns:
+        the record as it was and as it is; they are equal where that release is the champion already.
+
+    Raises:
+        FineTuneError: there is no such release, or none to go back to.
+    """
+    seen: list[Record] = []
+
+    def change(record: Record | None) -> Record:
+        target = rolled_back_to(record, recipe, to)["release"]
+        assert record is not None, "there is a release to go back to"
+        seen.append(record)
+        marks = {record["champion"]: dict(mark), target: None}
+        if target == record["champion"]:
+            return record
+        history = [
+            {**entry, "withdrawn": marks.get(entry["release"], entry["withdrawn"])} for entry in record["history"]
+        ]
+        return {**record, "champion": target, "history": history}
+
+    after = _change(store, recipe, change)
+    return seen[-1], after
 
 
 def _change(store: ArtifactStore, recipe: str, change: Callable[[Record | None], Record]) -> Record:

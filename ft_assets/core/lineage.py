@@ -38,7 +38,7 @@ CODE_VERSIONS = {
     "rewarded": "1",
     "evaluation": "2",
     "eval_report": "2",
-    "published_model": "1",
+    "published_model": "2",
 }
 
 DATA_ASSETS = ("raw_corpus", "validated_dataset")
@@ -397,9 +397,10 @@ def _add_evaluation(
     override = {"override": found} if (found := overrides.get(judged.fingerprint)) else {}
     if override:
         add("eval_report", {"recipe": recipe.name, **gate, **override}, **shown)
+    licence = {"license": recipe.publish.license} if recipe.publish.license else {}
     add(
         "published_model",
-        {"to": recipe.publish.to, **override},
+        {"to": recipe.publish.to, **licence, **override},
         eval_report=made("eval_report"),
         merged_model=made("merged_model"),
         policy=made("policy"),

@@ -86,7 +86,10 @@ class Target(Protocol):
 
     @property
     def url(self) -> str:
-        """What people see, and give to load from."""
+        """Which target it is, as a recipe's ``publish.to`` names one."""
+
+    def at(self, folder: str) -> str:
+        """Where people find a release."""
 
     def put(self, folder: str, files: Sequence[PublishedFile], say: Callable[[str], None]) -> None:
         """Writes a release's files; what is there already, and whole, is not written again. ``say`` is told of each step.
@@ -107,17 +110,6 @@ class Target(Protocol):
         Raises:
             FineTuneError: there is no such release, or the place cannot be written.
         """
-
-
-def publish(target: Target, fingerprint: str, files: Sequence[PublishedFile], say: Callable[[str], None]) -> None:
-    """Writes a release and makes it the champion.
-
-    Raises:
-        FineTuneError: a file of a kind that could hold a pickle; nothing has been written then.
-    """
-    refuse_pickles(files)
-    target.put(folder_of(fingerprint), files, say)
-    target.write_pointer(pointer_to(fingerprint))
 
 
 def folder_of(fingerprint: str) -> str:
@@ -159,6 +151,9 @@ class FolderTarget:
     @property
     def url(self) -> str:
         return self._url
+
+    def at(self, folder: str) -> str:
+        return f"{self._url}/{folder}"
 
     def put(self, folder: str, files: Sequence[PublishedFile], say: Callable[[str], None]) -> None:
         self._sweep()

@@ -212,11 +212,13 @@ class Data(Strict):
 
 class Publish(Strict):
     """Where the model goes: a folder, an fsspec URL, or ``hub://org/name``, a repository of the Hugging Face Hub. A relative
-    path is under the project's home folder. ``private`` is of a repository, which must not be public then.
+    path is under the project's home folder. ``private`` is of a repository, which must not be public then. ``license`` is the
+    released model's, by the Hub's name of it (``apache-2.0``); its base model's and its data's may bind it.
     """
 
     to: Annotated[str, Field(min_length=1)]
     private: bool = True
+    license: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,60}$")] | None = None
 
     @field_validator("to")
     @classmethod

@@ -6,10 +6,10 @@ import uuid
 
 import fsspec
 import pytest
+from publishing import publish_to
 
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.publish import FolderTarget, ListedFile, PublishedFile, folder_of, is_champion
-from ft_assets.core.publish import publish as publish_to
 
 OLD, NEW = "a" * 64, "b" * 64
 HEADER = b'{"w":{"dtype":"U8","shape":[4000],"data_offsets":[0,4000]}}'
