@@ -7,7 +7,7 @@ import torch
 from splitting import HALF, Splitter, pairs, talk, talks
 from training import School, settings
 
-from ft_assets.core.errors import FineTuneError
+from ft_assets.core.errors import FineTuneError, MissingInput
 from ft_assets.core.lineage import parts
 from ft_assets.worker import evaluate, generate, merge, quantize
 from ft_assets.worker.answers import with_examples
@@ -250,6 +250,14 @@ def test_a_question_that_does_not_fit_is_refused_by_name(evaluated, monkeypatch)
     ):
         evaluated.run()
     evaluated.change()
+
+
+def test_an_incumbent_that_is_gone_is_named_with_what_to_do(evaluated):
+    splitter = evaluated.school.splitter
+    splitter.published = (("merged_model", "d" * 64),)
+    with pytest.raises(MissingInput, match=r"the incumbent's model is gone .* merged_model dddddddddddd.*ft rollback"):
+        evaluated.run()
+    splitter.published = ()
 
 
 def test_the_system_turn_stays_first():
