@@ -31,8 +31,8 @@ CODE_VERSIONS = {
     "reward_model": "2",
     "policy": "2",
     "classifier": "1",
-    "merged_model": "1",
-    "quantized_model": "2",
+    "merged_model": "2",
+    "quantized_model": "3",
     "answers": "1",
     "memorized": "1",
     "rewarded": "1",
@@ -222,7 +222,7 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     else:
         pass_through("merged_model", made("classifier"))
     if recipe.quantize:
-        add("quantized_model", {"formats": sorted(recipe.quantize)}, merged_model=made("merged_model"))
+        add("quantized_model", {"formats": sorted(set(recipe.quantize))}, merged_model=made("merged_model"))
     else:
         pass_through("quantized_model", made("merged_model"))
     _add_answers(stages, recipe, inputs, made)

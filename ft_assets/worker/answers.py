@@ -112,7 +112,8 @@ class Asking:
         over = [at for at, length in enumerate(lengths) if most is not None and length > most]
         self.shortened += sum(bool(shown[at]) for at in over)
         while over:
-            if bare := next((at for at in over if not shown[at]), None):
+            bare = next((at for at in over if not shown[at]), None)
+            if bare is not None:
                 raise FineTuneError(
                     f"row {rows[bare]['row_id']} of {name} has {lengths[bare]} tokens as a prompt; with an answer of "
                     f"{max_new_tokens} the model's context holds {most}. Take it out of its source, or lower "
