@@ -88,8 +88,7 @@ class Asking:
             return self._generated(name, rows)
         if name == "general_text":
             return text_likelihoods(self.model, self.tokenizer, rows, self.batch_size)
-        told = [{**row, "answer": row["expected"]} for row in rows]
-        return choices(self.model, self.tokenizer, told, self.batch_size)
+        return choices(self.model, self.tokenizer, rows, self.batch_size)
 
     def _generated(self, name: str, rows: list[Row]) -> list[Row]:
         most = SAFETY_NEW_TOKENS if name == "safety" else self.job.identity["max_new_tokens"]
