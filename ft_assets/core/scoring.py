@@ -27,9 +27,9 @@ from ft_assets.core.statistics import (
     p_value,
     perplexity,
 )
+from ft_assets.recipes.classifying import METRICS_OF_LABELS
 
 ANSWERED = ("test", "out_of_domain")
-OF_A_CLASSIFIER = ("accuracy", "macro_f1")
 SIGNIFICANT = 0.05
 
 Results = dict[str, Any]
@@ -55,7 +55,8 @@ def score(
     """
     sets = aligned(candidate, {name: entry["answers"] for name, entry in contestants.items()})
     kinds = {name: entry["kind"] for name, entry in contestants.items()}
-    metrics = list(dict.fromkeys([settings["metric"], *settings.get("metrics", [])]))
+    of_labels = METRICS_OF_LABELS if settings["metric"] in METRICS_OF_LABELS else ()  # both are told, whichever decides
+    metrics = list(dict.fromkeys([settings["metric"], *settings.get("metrics", []), *of_labels]))
     given = {part: {row["answer"] for own in sets.values() for row in own.get(part, [])} for part in ANSWERED}
     samples = settings["bootstrap_samples"]
     scored = {name: Scored(name, own, metrics, given, samples, seed) for name, own in sets.items()}
@@ -210,7 +211,7 @@ class Scored:
 
     def labels(self) -> dict[str, Any]:
         """A classifier's labels one by one."""
-        if self.metrics[0] not in OF_A_CLASSIFIER:
+        if self.metrics[0] not in METRICS_OF_LABELS:
             return {}
         given, had = ([row[key] for row in self.sets["test"]] for key in ("answer", "expected"))
         return {"classes": by_label(given, had), "confusion": confusion(given, had)}

@@ -7,13 +7,11 @@ from typing import Any
 import torch
 
 from ft_assets.core.labels import majority
-from ft_assets.core.scoring import OF_A_CLASSIFIER, score, summary
 from ft_assets.core.shape import weights_bytes
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_classifier
 from ft_assets.worker.tokenizer import load_tokenizer, whole_texts
-from ft_assets.worker.tracking import Tracker
 
 SETS = ("test", "out_of_domain")
 
@@ -21,7 +19,8 @@ Row = dict[str, Any]
 Label = tuple[str, float]  # and how sure the classifier is of it, 0 to 1
 
 
-def run(job: Job) -> None:
+def contestants(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What both answered, as :func:`ft_assets.core.scoring.score` takes it, and how it was run."""
     splits, trained = job.input("tokenized_splits"), job.input("classifier")
     settings = job.identity["evaluation"]
     device = pick_device(job.execution["device"])
@@ -47,28 +46,10 @@ def run(job: Job) -> None:
     frequent = majority(splits.json("labels.json")["train"])
     always = {name: [_record(row, frequent) for row in rows] for name, rows in sets.items()}
     nothing = dict.fromkeys(costs, 0.0)  # it has no weights and takes no time
-    contestants = {
+    return {
         "majority": {"kind": "majority", "answers": {"sets": always, "costs": nothing}},
         "classifier": {"kind": "trained", "answers": {"sets": given, "costs": costs, "truncated": truncated}},
-    }
-    results = score(_both(settings), job.identity["seed"], "classifier", contestants)
-    tracker = Tracker(job, {"identity": job.identity})
-    with job.commit() as staging:
-        staging.write_json("results.json", results)
-        staging.metrics = summary(results)
-        staging.execution |= {"dtype": dtype_name(dtype)}
-    tracker.finish(
-        {
-            f"{name}/{metric}": found["mean"]
-            for name, result in results["contestants"].items()
-            for metric, found in result["scores"].items()
-        }
-    )
-
-
-def _both(settings: dict[str, Any]) -> dict[str, Any]:
-    """Both metrics of labels are told of a classifier, whichever is the verdict's."""
-    return {**settings, "metrics": list(OF_A_CLASSIFIER)}
+    }, {"dtype": dtype_name(dtype)}
 
 
 def _record(row: Row, label: str) -> Row:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ft_assets.core.artifact import Artifact
-from ft_assets.core.scoring import score
+from ft_assets.core.scoring import score, summary
 from ft_assets.recipes.evaluation import KIND_OF
 from ft_assets.worker import answers, classify, questions
 from ft_assets.worker.batches import opened
@@ -28,7 +28,7 @@ SECONDS_PER_HOUR = 3600
 
 def run(job: Job) -> None:
     if job.has("classifier"):
-        classify.run(job)
+        commit(job, *classify.contestants(job))
         return
     device = pick_device(job.execution["device"])
     dtype = pick_dtype(device, job.execution["dtype"])
@@ -55,19 +55,19 @@ def commit(
 ) -> None:
     """Scores what contestants answered and writes ``results.json``."""
     job.progress("scoring")
+    price = float(job.execution.get("usd_per_hour", 0.0))
+    for contestant in contestants.values():
+        costs = contestant["answers"]["costs"]
+        seconds_per_row = 1 / costs["rows_per_second"] if costs["rows_per_second"] else 0.0
+        costs["usd_per_1000_requests"] = 1000 * seconds_per_row / SECONDS_PER_HOUR * price
     results = score(job.identity["evaluation"], job.identity["seed"], job.identity["candidate"], contestants, incumbent)
-    by_name = results["contestants"]
     tracker = Tracker(job, {"identity": job.identity})
     with job.commit() as staging:
         staging.write_json("results.json", results)
-        staging.metrics = {
-            "verdict_metric": results["metric"],
-            "scores": {name: found["scores"] for name, found in by_name.items()},
-            "costs": {name: found["costs"] for name, found in by_name.items()},
-            **{key: results[key] for key in ("measures", "comparisons", "warnings")},
-        }
+        staging.metrics = summary(results)
         staging.execution |= execution
-    told = {f"{name}/{key}": value["mean"] for name, found in by_name.items() for key, value in found["scores"].items()}
+    by_name = staging.metrics["scores"]
+    told = {f"{name}/{key}": value["mean"] for name, found in by_name.items() for key, value in found.items()}
     tracker.finish(told)
 
 
@@ -83,8 +83,6 @@ class Gathering:
         """The body of a contestant's ``answers.json``, with what was memorized and how its answers were rewarded."""
         asking = partial(answers.make, contestants=self.contestants, questions=self.questions)
         body: dict[str, Any] = self._part("answers", name, asking).json("answers.json")
-        costs, price = body["costs"], float(self.job.execution.get("usd_per_hour", 0.0))
-        costs["usd_per_1000_requests"] = 1000 / costs["rows_per_second"] / SECONDS_PER_HOUR * price
         if f"memorized:{name}" in self.parts:
             going_on = partial(_memorized, contestants=self.contestants)
             body["sets"]["memorization"] = self._part("memorized", name, going_on).json("memorized.json")

@@ -195,9 +195,7 @@ def test_a_classifier_is_told_by_label():
         "classifier": scored.contestant("trained", test=labels("abc" * 8 + "abz" * 2, confidence=0.9)),
     }
     contestants["classifier"]["answers"]["truncated"] = {"test": 2}
-    found = score(
-        {"metric": "macro_f1", "metrics": ["accuracy"], "bootstrap_samples": 200}, 1, "classifier", contestants
-    )
+    found = score({"metric": "macro_f1", "bootstrap_samples": 200}, 1, "classifier", contestants)
     own = found["contestants"]["classifier"]
     assert own["scores"]["accuracy"]["mean"] == pytest.approx(28 / 30)
     assert own["scores"]["macro_f1"]["mean"] == pytest.approx((1 + 1 + 16 / 18 + 0) / 4)
