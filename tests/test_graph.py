@@ -109,7 +109,7 @@ def test_a_release_tells_what_it_holds_and_is_as_it_was_published(made: Workshop
     body = json.loads((release / BILL).read_text())
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(body)) is None
     assert {part["bom-ref"] for part in body["components"] if part["type"] == "data"} == {
-        f"data:tiny_{name}@one.jsonl" for name in ("text", "rows", "pairs", "test")
+        f"data:tiny_{name}@one" for name in ("text", "rows", "pairs", "test")
     }
     card = ModelCard.load(release / "README.md")
     assert {result.metric_type for result in card.data.eval_results} >= {"entity_f1"}
