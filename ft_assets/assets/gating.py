@@ -5,7 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from ft_assets.core import scoring
 from ft_assets.core.conditions import check_name
 from ft_assets.core.gate import as_body, failed, judge
 from ft_assets.core.recipe_run import RecipeRun
@@ -38,6 +37,8 @@ def specs(texts: Collection[str]) -> list[dg.AssetCheckSpec]:
 
 def judged(run: RecipeRun, found: Mapping[str, Any]) -> dict[str, Any]:
     """What gate.json says of an evaluation's results."""
+    from ft_assets.core import scoring  # and with it numpy, which loading the definitions does without
+
     override = run.stages["eval_report"].identity.get("override")
     return as_body(judge(run.recipe.gate, scoring.names(dict(found)), found, override), override)
 

@@ -105,7 +105,7 @@ def make_champion(run: RecipeRun, place: Target) -> None:
         "evaluation": run.stages["evaluation"].fingerprint,
         "merged": [merged.made_by, merged.fingerprint],
         "folder": folder_of(stage.fingerprint),
-        "to": place.url,
+        "to": run.recipe.publish.to,
         "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "override": run.artifact("eval_report").json("gate.json")["override"],
         "withdrawn": None,

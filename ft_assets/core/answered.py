@@ -5,10 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from ft_assets.core.errors import FineTuneError
+from ft_assets.core.statistics import MAX_MEAN_NLL
 
 HARM = ("harmful", "harmless")
-# What is a number in a row, by set; where a set is not named, all that is.
-NUMBERS = ("nll", "tokens", "bytes", "confidence", "answer_tokens", "reward", "matched", "of", "choice", "expected")
+# The numbers of a row that are used, and between what they lie; a mean of probabilities may round to a little above 1.
+BOUNDS = {
+    "nll": (-math.inf, math.inf),
+    "tokens": (1, math.inf),
+    "confidence": (0, 1 + 1e-6),
+    "answer_tokens": (0, math.inf),
+    "reward": (-math.inf, math.inf),
+    "matched": (0, math.inf),
+    "of": (1, math.inf),
+}
 
 Row = dict[str, Any]
 Sets = dict[str, list[Row]]
@@ -58,12 +67,19 @@ def _by_id(name: str, part: str, rows: list[Row]) -> dict[str, Row]:
     for row in rows:
         if row["row_id"] in by_id:
             raise FineTuneError(f"{name}, {part}: row {row['row_id']} was answered twice")
-        for key in NUMBERS:
-            value = row.get(key)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise FineTuneError(f"{name}, {part} row {row['row_id']}: {key} is {value}, no finite number")
+        _check_numbers(f"{name}, {part} row {row['row_id']}", row)
         by_id[row["row_id"]] = row
     return by_id
+
+
+def _check_numbers(place: str, row: Row) -> None:
+    for key, (low, high) in BOUNDS.items():
+        value = row.get(key)
+        if value is not None and not (math.isfinite(value) and low <= value <= high):
+            bounds = f" from {low:g} to {high:g}" if low > -math.inf else ""
+            raise FineTuneError(f"{place}: {key} is {value}; it is a finite number{bounds}")
+    if row.get("nll") is not None and (loss := row["nll"] / row.get("tokens", 1)) >= MAX_MEAN_NLL:
+        raise FineTuneError(f"{place}: a loss of {loss:g} nats a token has no finite perplexity")
 
 
 def _same_rows(name: str, part: str, by_id: dict[str, Row], order: list[str]) -> None:

@@ -17,8 +17,8 @@ def cautions(metric: str, candidate: str, scores: dict[str, Any], comparisons: l
     sets = {"test": (rows, max([3 / rows, *widest]))}
     of_set = {
         "out_of_domain": f"out_of_domain.{metric}",
-        "harmful prompts of the safety": "refused_harmful",
-        "harmless prompts of the safety": "refused_harmless",
+        "harmful safety": "refused_harmful",
+        "harmless safety": "refused_harmless",
         "general": "general_accuracy",
     }
     for name, key in of_set.items():

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ft_assets.core.errors import FineTuneError
 from ft_assets.core.statistics import Interval, Values, difference, gap_of_means, perplexity_ratio
 from ft_assets.core.win_rate import length_controlled, win_rate
 
@@ -33,8 +34,8 @@ def _against_base(own: "Scored", base: "Scored") -> dict[str, Interval]:
         if left and right:
             found[name] = _apart(own, left, right)
     nll = own.column("general_text", "nll"), base.column("general_text", "nll")
-    tokens = own.column("general_text", "tokens")
-    if nll[0] and nll[1] and tokens:
+    if nll[0] and nll[1]:
+        tokens = _tokens(own, base)
         found["forgetting.perplexity_ratio"] = perplexity_ratio(nll[0], nll[1], tokens, own.samples, own.seed)
     rewards = own.column("test", "reward"), base.column("test", "reward")
     if rewards[0] and rewards[1]:
@@ -45,6 +46,18 @@ def _against_base(own: "Scored", base: "Scored") -> dict[str, Interval]:
                 rewards[0], rewards[1], (lengths[0], lengths[1]), own.samples, own.seed
             )
     return found
+
+
+def _tokens(own: "Scored", base: "Scored") -> list[int]:
+    """Of each general text; perplexities by token can be divided where both models read it as the same ones."""
+    pairs = list(zip(own.sets["general_text"], base.sets["general_text"], strict=True))
+    for row, other in pairs:
+        if row["tokens"] != other["tokens"]:
+            raise FineTuneError(
+                f"{own.name} and {base.name} read general_text row {row['row_id']} as {row['tokens']} and {other['tokens']} "
+                "tokens: no ratio of their perplexities can be told. Use one tokenizer for both"
+            )
+    return [row["tokens"] for row, _ in pairs]
 
 
 def _memorization(own: "Scored", base: "Scored | None") -> dict[str, Interval]:
@@ -70,10 +83,10 @@ def _drops(scored: "dict[str, Scored]", candidate: str, kinds: dict[str, str]) -
         of = scored["merged"] if kind == "quantized" and "merged" in scored else scored[candidate]
         left, measure = of.measured("test", metric)
         right, _ = scored[name].measured("test", metric)
-        drop = difference(left, right, of.samples, of.seed, measure).interval
+        drop = difference(left, right, of.samples, of.seed, measure)
         found["merged.drop" if kind == "merged" else f"quantized.{name}.drop"] = drop
     return found
 
 
 def _apart(own: "Scored", left: Sequence[float] | Values, right: Sequence[float] | Values) -> Interval:
-    return difference(left, right, own.samples, own.seed).interval
+    return difference(left, right, own.samples, own.seed)

@@ -9,6 +9,8 @@ from ft_assets.core import champion, overrides
 from ft_assets.core.artifact import Artifact, ArtifactStore
 from ft_assets.core.batches import BatchState, recipe_batches
 from ft_assets.core.errors import MissingInput
+from ft_assets.core.gguf import FORMS as GGUF_FORMS
+from ft_assets.core.gguf import check_gguf
 from ft_assets.core.lineage import Inputs, Stage, base_stage, model_stages
 from ft_assets.core.plan import StagePlan, as_json, plan_recipe
 from ft_assets.core.shape import Shape, read_shape
@@ -111,7 +113,13 @@ def _validated(recipe: Recipe, states: Mapping[str, BatchState]) -> dict[str, di
 
 
 def plans(run: RecipeRun) -> list[StagePlan]:
-    """The plan of a recipe whose base model and tokenized splits have been made."""
+    """The plan of a recipe whose base model and tokenized splits have been made.
+
+    Raises:
+        FineTuneError: nothing on offer fits; or the model cannot be written in a form that the recipe wants of it at the end.
+    """
+    if set(run.recipe.quantize) & set(GGUF_FORMS):
+        check_gguf(run.artifact("base_model").folder)
     return plan_recipe(run.recipe, *planned_from(run))
 
 

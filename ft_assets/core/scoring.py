@@ -15,7 +15,18 @@ from ft_assets.core.measuring import measures
 from ft_assets.core.metrics import MACRO, METRICS, label_of
 from ft_assets.core.refusals import JUDGE, is_refusal
 from ft_assets.core.reliability import calibration_error, reliability
-from ft_assets.core.statistics import Interval, Measure, Values, difference, holm, interval, macro_f1, mean, perplexity
+from ft_assets.core.statistics import (
+    Interval,
+    Measure,
+    Values,
+    difference,
+    holm,
+    interval,
+    macro_f1,
+    mean,
+    p_value,
+    perplexity,
+)
 
 ANSWERED = ("test", "out_of_domain")
 OF_A_CLASSIFIER = ("accuracy", "macro_f1")
@@ -51,7 +62,8 @@ def score(
     found = {
         name: {
             "kind": kinds[name],
-            "scores": {key: asdict(each) for key, each in own.scores().items()},
+            "scores": {key: asdict(each) for key, each in own.scores().items()}
+            | contestants[name]["answers"].get("lm_eval", {}),
             "costs": _costs(name, contestants[name]["answers"]["costs"]),
             "calibration": own.calibration(),
             "answers": own.records(),
@@ -108,7 +120,8 @@ class Scored:
     def __init__(
         self, name: str, sets: Sets, metrics: Sequence[str], given: dict[str, set[str]], samples: int, seed: int
     ):
-        self.sets, self.metrics, self.given, self.samples, self.seed = sets, metrics, given, samples, seed
+        self.name, self.sets, self.metrics, self.given = name, sets, metrics, given
+        self.samples, self.seed = samples, seed
         self._rows = {part: _per_row(name, part, rows, metrics) for part, rows in sets.items() if part in ANSWERED}
 
     def row_scores(self, part: str, metric: str) -> list[float]:
@@ -237,8 +250,9 @@ def _compare(scored: dict[str, Scored], metrics: Sequence[str], candidate: str, 
             one, measure = scored[left].measured("test", metric)
             other, _ = scored[right].measured("test", metric)
             own = scored[left]
-            told = difference(one, other, own.samples, own.seed, measure)
-            found.append({"left": left, "right": right, "metric": metric, **asdict(told.interval), "p": told.p})
+            told = asdict(difference(one, other, own.samples, own.seed, measure))
+            p = p_value(one, other, own.seed, measure)
+            found.append({"left": left, "right": right, "metric": metric, **told, "p": p})
     for entry, p in zip(found, holm([entry["p"] for entry in found]), strict=True):
         sure = p <= SIGNIFICANT and not entry["low"] <= 0 <= entry["high"]
         entry |= {"p_holm": p, "outcome": ("better" if entry["mean"] > 0 else "worse") if sure else "cannot tell"}

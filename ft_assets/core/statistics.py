@@ -11,8 +11,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_MEAN_NLL = 700.0  # nats; exp of more than 709 overflows
+MAX_MEAN_NLL = 700.0  # nats a token; exp of more than 709 overflows
 BLOCK = 1_000_000  # resampled rows at once, 8 MB
+EXCHANGES = 9999  # of a permutation test; a p-value is no smaller than 1 / (1 + these)
 CLOSE = 1e-12  # a permuted difference this much under the observed one is as large
 
 Values = NDArray[np.float64]
@@ -29,14 +30,6 @@ class Interval:
     low: float
     high: float
     n: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Left minus right on the same rows: 95% interval, and the p-value of no difference (two-sided)."""
-
-    interval: Interval
-    p: float
 
 
 def mean(values: Values, rows: Rows) -> Values:
@@ -91,7 +84,7 @@ def interval(values: Sequence[float] | Values, samples: int, seed: int, measure:
 
 def percentiles(found: Values, n: int) -> tuple[float, float]:
     """The ends of the 95% interval of a measure's resampled values: the percentiles that make up for the small sample's
-    narrowness (Hesterberg, 2015, doi:10.1080/00031305.2015.1089789, section 3.2, "expanded percentile").
+    narrowness (Hesterberg, 2015, doi:10.1080/00031305.2015.1089789, "expanded percentile").
     """
     from scipy.special import ndtr, stdtrit
 
@@ -104,34 +97,56 @@ def percentiles(found: Values, n: int) -> tuple[float, float]:
 
 def difference(
     left: Sequence[float] | Values, right: Sequence[float] | Values, samples: int, seed: int, measure: Measure = mean
-) -> Difference:
-    """Left minus right, paired by row: both are measured on the same resampled rows.
-
-    The p-value is a permutation test's: where nothing differs, each row's two values could as well be exchanged (a sign flip
-    of the difference, for means), so it is the share of random exchanges with a difference as large (Noreen, 1989; with 1
-    added above and below, Phipson and Smyth, 2010, doi:10.2202/1544-6115.1585).
+) -> Interval:
+    """Left minus right with its 95% bootstrap interval, paired by row: both are measured on the same resampled rows.
 
     Raises:
         ValueError: no rows, rows of one that the other has not, or a value that is no finite number.
     """
+    one, other = _paired(left, right)
+    n = len(one)
+    whole = np.arange(n)[None]
+    observed = float((measure(one[whole], whole) - measure(other[whole], whole))[0])
+    found = [measure(one[rows], rows) - measure(other[rows], rows) for rows in _resampled(n, samples, seed)]
+    return Interval(observed, *percentiles(np.concatenate(found), n), n)
+
+
+def p_value(
+    left: Sequence[float] | Values, right: Sequence[float] | Values, seed: int, measure: Measure = mean
+) -> float:
+    """How likely a difference as large is, in either direction, where none is: a permutation test.
+
+    Where left and right do not differ, each row's two values could as well be exchanged (for means, the sign of their
+    difference flipped). It is the share of :data:`EXCHANGES` random exchanges with a difference as large (Noreen, 1989,
+    "Computer-intensive methods for testing hypotheses"), 1 added above and below, so that it is never 0 (Phipson and Smyth,
+    2010, doi:10.2202/1544-6115.1585).
+
+    Raises:
+        ValueError: as :func:`difference`.
+    """
+    one, other = _paired(left, right)
+    n, gap = len(one), other - one
+    whole = np.arange(n)[None]
+    observed = abs(float((measure(one[whole], whole) - measure(other[whole], whole))[0]))
+    differing = np.flatnonzero(gap)
+    as_large = 0
+    for coins in _coins(len(differing), seed):
+        if measure is mean:  # what stands below says, many times faster
+            found = (2 * (coins @ gap[differing]) - gap.sum()) / n
+        else:
+            exchanged = np.zeros((len(coins), n), dtype=bool)
+            exchanged[:, differing] = coins
+            rows = np.broadcast_to(whole, exchanged.shape)
+            found = measure(np.where(exchanged, other, one), rows) - measure(np.where(exchanged, one, other), rows)
+        as_large += int((np.abs(found) >= observed - CLOSE).sum())
+    return (1 + as_large) / (1 + EXCHANGES)
+
+
+def _paired(left: Sequence[float] | Values, right: Sequence[float] | Values) -> tuple[Values, Values]:
     one, other = _checked(left), _checked(right)
     if len(one) != len(other):
         raise ValueError(f"{len(one)} rows cannot be paired with {len(other)}")
-    n = len(one)
-    whole = np.arange(n)[None]
-
-    def apart(here: Values, there: Values, rows: Rows) -> Values:
-        gap: Values = measure(here, rows) - measure(there, rows)
-        return gap
-
-    observed = float(apart(one[whole], other[whole], whole)[0])
-    resampled = np.concatenate([apart(one[rows], other[rows], rows) for rows in _resampled(n, samples, seed)])
-    as_large = 0
-    for exchanged in _coins(n, samples, seed):
-        here, there = np.where(exchanged, other, one), np.where(exchanged, one, other)
-        gaps = apart(here, there, np.broadcast_to(whole, exchanged.shape))
-        as_large += int((np.abs(gaps) >= abs(observed) - CLOSE).sum())
-    return Difference(Interval(observed, *percentiles(resampled, n), n), (1 + as_large) / (1 + samples))
+    return one, other
 
 
 def gap_of_means(left: Sequence[float], right: Sequence[float], samples: int, seed: int) -> Interval:
@@ -169,7 +184,7 @@ def perplexity_ratio(
     Raises:
         ValueError: as :func:`perplexity`, and where the texts cannot be paired.
     """
-    return _exp(difference(left, right, samples, seed, per_weight(_counted(tokens))).interval)
+    return _exp(difference(left, right, samples, seed, per_weight(_counted(tokens))))
 
 
 def _exp(logs: Interval) -> Interval:
@@ -211,13 +226,13 @@ def _resampled(n: int, samples: int, seed: int) -> Iterator[Rows]:
         yield rng.integers(0, n, size=(size, n))
 
 
-def _coins(n: int, samples: int, seed: int) -> Iterator[NDArray[np.bool_]]:
+def _coins(n: int, seed: int) -> Iterator[NDArray[np.bool_]]:
     rng = np.random.default_rng([seed, 1])
-    for size in _blocks(n, samples):
+    for size in _blocks(n, EXCHANGES):
         yield rng.integers(0, 2, size=(size, n), dtype=np.uint8).astype(bool)
 
 
 def _blocks(n: int, samples: int) -> Iterator[int]:
-    most = max(1, BLOCK // n)
+    most = max(1, BLOCK // max(n, 1))
     for start in range(0, samples, most):
         yield min(most, samples - start)

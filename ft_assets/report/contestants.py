@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from ft_assets.core.labels import METRICS as OF_LABELS
-
 LABELS = {
     "base_zero_shot": "base, zero-shot",
     "base_few_shot": "base, few-shot",
@@ -87,5 +85,4 @@ def classes(body: dict[str, Any], most: int) -> dict[str, Any]:
         "mistakes": mistakes[:most],
         "more_mistakes": sum(pair["rows"] for pair in mistakes[most:]),
         "truncated": body["truncated"]["test"],
-        "metrics": list(OF_LABELS),
     }

@@ -76,8 +76,7 @@ class Asking:
             return self._generated(name, rows)
         if name == "general_text":
             return text_likelihoods(self.model, self.tokenizer, rows, self.batch_size)
-        told = [{**row, "answer": row["expected"]} for row in rows]
-        return choices(self.model, self.tokenizer, told, self.batch_size)
+        return choices(self.model, self.tokenizer, rows, self.batch_size)
 
     def _generated(self, name: str, rows: list[Row]) -> list[Row]:
         most = SAFETY_NEW_TOKENS if name == "safety" else self.job.identity["max_new_tokens"]
@@ -112,7 +111,8 @@ class Asking:
         over = [at for at, length in enumerate(lengths) if most is not None and length > most]
         self.shortened += sum(bool(shown[at]) for at in over)
         while over:
-            if bare := next((at for at in over if not shown[at]), None):
+            bare = next((at for at in over if not shown[at]), None)
+            if bare is not None:
                 raise FineTuneError(
                     f"row {rows[bare]['row_id']} of {name} has {lengths[bare]} tokens as a prompt; with an answer of "
                     f"{max_new_tokens} the model's context holds {most}. Take it out of its source, or lower "

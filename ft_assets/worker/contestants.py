@@ -10,7 +10,7 @@ import torch
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.shape import weights_bytes
 from ft_assets.worker.job import Job
-from ft_assets.worker.models import is_adapter, load_causal, load_trained, without_peft
+from ft_assets.worker.models import is_adapter, load_form, load_trained, without_peft
 from ft_assets.worker.speed import peak_memory_bytes, resident_bytes
 from ft_assets.worker.tokenizer import load_tokenizer
 
@@ -59,7 +59,7 @@ class Contestants:
             size = weights_bytes(base.folder) + (weights_bytes(trained.folder) if trained else 0)
             return without_peft(load_trained(base, trained, self.dtype)), base.folder, size
         folder = whole_model(trained, job.identity.get("form"))
-        return load_causal(folder, self.dtype), folder, weights_bytes(folder)
+        return load_form(folder, self.dtype), folder, weights_bytes(folder)
 
 
 def whole_model(trained: Artifact, form: str | None) -> Path:

@@ -32,7 +32,7 @@ class Answer:
     seconds: float
 
 
-class ChosenProbabilities(LogitsProcessor):  # type: ignore[misc]
+class ChosenProbabilities(LogitsProcessor):
     """Keeps of each step the probability of the most likely token, which greedy search chooses: one number a row."""
 
     def __init__(self) -> None:

@@ -4,7 +4,8 @@ Every likelihood is the sum of the natural logarithms of the probabilities that 
 after those before it. A model with learned virtual tokens (``model.virtual_ids``) reads these before each text.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +18,7 @@ MOST_LOGITS = 2**26
 
 Row = dict[str, Any]
 Labelled = tuple[list[int], list[int]]
+Measured = TypeVar("Measured")
 
 
 def answer_likelihoods(model: Any, rows: list[Labelled], batch_size: int, pad_token_id: int) -> list[tuple[float, int]]:
@@ -26,15 +28,37 @@ def answer_likelihoods(model: Any, rows: list[Labelled], batch_size: int, pad_to
         rows: (input ids, labels) of one length; labels of -100 do not count, nor does the first, which nothing comes before.
         batch_size: rows read together at most; fewer where their logits would take too much memory.
     """
+    return read(model, rows, batch_size, pad_token_id, _sums)
+
+
+def _sums(logits: torch.Tensor, labels: torch.Tensor) -> list[tuple[float, int]]:
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+    ).double()
+    return list(zip(losses.sum(1).tolist(), (labels != IGNORED).sum(1).tolist(), strict=True))
+
+
+def read(
+    model: Any,
+    rows: list[Labelled],
+    batch_size: int,
+    pad_token_id: int,
+    measure: Callable[[torch.Tensor, torch.Tensor], list[Measured]],
+) -> list[Measured]:
+    """What ``measure`` finds of each row, in the rows' order.
+
+    Args:
+        measure: takes the logits of a batch, of shape (rows, places, vocabulary), and the token that each of them is to tell,
+            (rows, places), -100 where none is; gives one value a row.
+    """
     virtual = list(getattr(model, "virtual_ids", []))
     whole = [([*virtual, *ids], [IGNORED] * len(virtual) + labels) for ids, labels in rows]
     order = sorted(range(len(whole)), key=lambda at: len(whole[at][0]))
-    found = [(0.0, 0)] * len(whole)
+    found: dict[int, Measured] = {}
     for together in _batches([len(whole[at][0]) for at in order], batch_size, model.config.vocab_size):
         chosen = order[together]
-        for at, sums in zip(chosen, _read(model, [whole[at] for at in chosen], pad_token_id), strict=True):
-            found[at] = sums
-    return found
+        found |= zip(chosen, measure(*_logits(model, [whole[at] for at in chosen], pad_token_id)), strict=True)
+    return [found[at] for at in range(len(rows))]
 
 
 def _batches(lengths: list[int], batch_size: int, vocabulary: int) -> list[slice]:
@@ -48,25 +72,21 @@ def _batches(lengths: list[int], batch_size: int, vocabulary: int) -> list[slice
     return found
 
 
-def _read(model: Any, rows: list[Labelled], pad: int) -> list[tuple[float, int]]:
-    """The sums of each row. The last token of a row is not read, for nothing follows it."""
-    read = max(max(len(ids) for ids, _ in rows) - 1, 1)
+def _logits(model: Any, rows: list[Labelled], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels wherever a row has a label. The last token of a row is not read, for nothing follows it."""
+    longest = max(max(len(ids) for ids, _ in rows) - 1, 1)
 
     def filled(some: list[list[int]], value: int) -> torch.Tensor:
-        return torch.tensor([(row + [value] * read)[:read] for row in some], device=model.device)
+        return torch.tensor([(row + [value] * longest)[:longest] for row in some], device=model.device)
 
     ids = filled([row[:-1] for row, _ in rows], pad)
     mask = filled([[1] * max(len(row) - 1, 1) for row, _ in rows], 0)
     labels = filled([row[1:] for _, row in rows], IGNORED)
     # The head runs where a row of the batch has a label alone: over a large vocabulary the rest would cost more than the body.
     places = (labels != IGNORED).any(0).nonzero()[:, 0]
-    wanted = labels[:, places]
     with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=places).logits.float()
-        losses = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none"
-        ).double()
-    return list(zip(losses.sum(1).tolist(), (wanted != IGNORED).sum(1).tolist(), strict=True))
+        output = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=places)
+    return output.logits, labels[:, places]
 
 
 def text_likelihoods(model: Any, tokenizer: Any, rows: list[Row], batch_size: int) -> list[Row]:
@@ -137,7 +157,7 @@ def choices(model: Any, tokenizer: Any, rows: list[Row], batch_size: int) -> lis
     the model reads from its end.
 
     Args:
-        rows: ``{"row_id", "question", "choices", "answer"}``, the last an index.
+        rows: ``{"row_id", "question", "choices", "expected"}``, the last an index.
     """
     reach = _reach(model)
     labelled = [_choice(tokenizer, row["question"], choice, reach) for row in rows for choice in row["choices"]]
@@ -146,7 +166,7 @@ def choices(model: Any, tokenizer: Any, rows: list[Row], batch_size: int) -> lis
     for row in rows:
         each = [-next(likelihoods)[0] / len(choice.encode()) for choice in row["choices"]]
         best = max(range(len(each)), key=each.__getitem__)
-        found.append({"row_id": row["row_id"], "log_likelihoods": each, "choice": best, "expected": row["answer"]})
+        found.append({"row_id": row["row_id"], "log_likelihoods": each, "choice": best, "expected": row["expected"]})
     return found
 
 

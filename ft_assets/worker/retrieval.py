@@ -44,7 +44,7 @@ def asked(turns: Turns) -> str:
 
 
 def _words(texts: list[str]) -> list[list[str]]:
-    found: Any = bm25s.tokenize(texts, stopwords=[], return_ids=False, show_progress=False)
+    found: Any = bm25s.tokenize(texts, token_pattern=r"\b\w+\b", stopwords=[], return_ids=False, show_progress=False)
     return [list(words) for words in found]
 
 

@@ -41,14 +41,14 @@ def changed_document(document, path, value):
     return {**document, key: inner}
 
 
-def stages(document, base_content="b0", published=(), **more):
+def stages(document, base_content="b0", published=(), overrides=None, **more):
     recipe = Recipe.model_validate(document)
     validated = {
         role: {f"{name}@2026-01": f"{role}-{name}" for name in names} for role, names in recipe.data.sources().items()
     }
     for role, batches in more.items():
         validated[role] = batches
-    return model_stages(recipe, Inputs(validated, "base-artifact", base_content, published))
+    return model_stages(recipe, Inputs(validated, "base-artifact", base_content, published, overrides or {}))
 
 
 def remade(before, after):
@@ -525,3 +525,26 @@ def test_what_is_made_on_the_way_decides_what_it_is_made_for(demo, monkeypatch):
     assert remade(before, after) == EVALUATED
     assert "answers:sft" in lineage.parts(after, "evaluation")
     assert not [name for name in lineage.parts(after, "tokenized_splits") if name.startswith("answers")]
+
+
+GATE = ["policy.entity_f1 >= 0.5"]
+
+
+def test_another_gate_is_judged_anew_and_evaluates_nothing(demo):
+    before = stages(changed_document(demo, "gate", GATE))
+    after = stages(changed_document(demo, "gate", ["policy.entity_f1 >= 0.6"]))
+    assert remade(before, after) == {"eval_report", "published_model"}
+    assert before["training_plan"].fingerprint == after["training_plan"].fingerprint
+    alike = stages(changed_document(demo, "gate", ["policy.entity_f1>=0.50"]))
+    assert remade(before, alike) == set(), "written another way it is the same condition"
+
+
+def test_an_override_is_part_of_the_report_and_the_release_it_is_for_and_of_no_other(demo):
+    document = changed_document(demo, "gate", GATE)
+    before, override = stages(document), {"by": "Ada", "reason": "x", "at": "t", "conditions": GATE}
+    after = stages(document, overrides={before["eval_report"].fingerprint: override})
+    assert remade(before, after) == {"eval_report", "published_model"}
+    assert after["eval_report"].identity["override"] == override
+    assert after["published_model"].identity["override"] == override
+    other = changed_document(document, "seed", 99)
+    assert remade(stages(other), stages(other, overrides={before["eval_report"].fingerprint: override})) == set()

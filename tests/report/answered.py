@@ -30,12 +30,12 @@ LABELS = ("fault", "money", "other")
 def evaluated(rows: int = 96, without: tuple[str, ...] = (), more: int = 0) -> dict[str, Any]:
     """Results of the demo's contestants, without some, with ``more`` quantized ones."""
     chosen = {name: about for name, about in CONTESTANTS.items() if name not in without}
-    chosen |= {f"form_{number}": ("quantized", 80 - number, 90, 57, 0.1) for number in range(more)}
+    chosen |= {f"gguf_x{number}": ("quantized", 80 - number, 90, 57, 0.1) for number in range(more)}
     bodies = {
         name: {"kind": about[0], "answers": _answers(random.Random(name), rows, *about[1:])}
         for name, about in chosen.items()
     }
-    settings = {"metric": "entity_f1", "metrics": ["exact_match", "json_valid"], "bootstrap_samples": 200}
+    settings = {"metric": "entity_f1", "metrics": ["exact_match", "json_valid"], "bootstrap_samples": 100}
     incumbent = {"merged": "0" * 64, "release": "1" * 64} if "incumbent" in chosen else None
     return score(settings, SEED, "policy", bodies, incumbent)
 
@@ -140,4 +140,4 @@ def classified(rows: int = 80) -> dict[str, Any]:
         return {"kind": kind, "answers": {"sets": {"test": answers}, "costs": costs, "truncated": {"test": 2}}}
 
     bodies = {"majority": body("majority", 0, 0.0), "classifier": body("trained", 90, 0.01)}
-    return score({"metric": "accuracy", "metrics": ["macro_f1"], "bootstrap_samples": 200}, SEED, "classifier", bodies)
+    return score({"metric": "accuracy", "metrics": ["macro_f1"], "bootstrap_samples": 100}, SEED, "classifier", bodies)

@@ -21,21 +21,18 @@ from ft_assets.report.marks import look_up
 from ft_assets.report.page import render
 
 HOSTILE = "<script>alert('x')</script>\u202e\x1b{{ 7 * 7 }} " + "unbroken" * 300
-SAMPLES = ("passed", "failed", "overridden", "no gate", "classifier", "many")
+SAMPLES = ("passed", "failed", "classifier", "many")
 
 
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory) -> dict[str, dict]:
     """The facts of made-up evaluations by what is particular about them."""
-    results = evaluated()
     alone = evaluated(rows=24, without=("incumbent", "merged", "nf4", "int8", "gguf_q8_0", "base_retrieval"))
     chosen = {
-        "passed": (results, gate()),
+        "passed": (evaluated(), gate()),
         "failed": (alone, gate(failed=True)),
-        "overridden": (results, gate(failed=True, overridden=True)),
-        "no gate": (alone, NO_GATE),
         "classifier": (classified(), NO_GATE),
-        "many": (evaluated(more=20), gate()),
+        "many": (evaluated(more=20), gate(failed=True, overridden=True)),
     }
     found = {}
     for name, (body, judged) in chosen.items():
@@ -157,8 +154,8 @@ def test_the_headline_says_what_the_gate_and_the_published_model_say(samples) ->
     assert "so that this model is not published: 1 of 2 conditions" in told["failed"]
     assert "safety.refusal_drop <= 0.02 (0.061 is more than 0.02.)" in told["failed"]
     assert "Nothing is published yet" in told["failed"]
-    assert "overridden by Rosa Okafor (The eight prompts were read by hand; none is harmful.)" in told["overridden"]
-    assert "The recipe sets no gate" in told["no gate"]
+    assert "overridden by Rosa Okafor (The eight prompts were read by hand; none is harmful.)" in told["many"]
+    assert "The recipe sets no gate" in told["classifier"]
     assert re.search(r"A thousand requests cost \$0\.00\d+, with base, retrieval \$0\.0\d+", told["passed"])
     assert "hardware.usd_per_hour gives no price" in told["classifier"]
 

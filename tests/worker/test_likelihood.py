@@ -18,7 +18,7 @@ QUESTIONS = [
     ("Which of these is a long word? " * 9, ["antidisestablishmentarianism", "on"], 0),
 ]
 ROWS = [
-    {"row_id": str(at), "question": question, "choices": some, "answer": answer}
+    {"row_id": str(at), "question": question, "choices": some, "expected": answer}
     for at, (question, some, answer) in enumerate(QUESTIONS)
 ]
 TEXTS = ["Short.", "", "The quick brown fox jumps over the lazy dog. " * 5, "caf\u00e9 \u4f60\u597d " * 20]
@@ -107,7 +107,7 @@ def test_choices_are_those_of_plain_transformers_row_by_row(model, tokenizer):
             each.append(alone(model, asked + told, len(told)) / len(choice.encode()))
         assert found["log_likelihoods"] == pytest.approx(each, abs=1e-4)
         assert found["choice"] == each.index(max(each))
-        assert (found["row_id"], found["expected"]) == (row["row_id"], row["answer"])
+        assert (found["row_id"], found["expected"]) == (row["row_id"], row["expected"])
 
 
 def test_a_choice_of_many_tokens_is_not_the_worse_for_its_length(tokenizer):

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 # A sign or a digit that goes on a word or another number ("km2", "3-4") begins none.
 _NUMBER = re.compile(
-    r"(?:(?<![\w.)])([-+\u2212])\s?)?[$\u20ac\u00a3\u00a5]?(?<![\w.])"
+    r"(?:(?<![\w.)])([-+\u2212]))?[$\u20ac\u00a3\u00a5]?(?<![\w.])"
     r"((?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE]([-+]?[0-9]{1,3})(?![0-9]))?"
 )
 MARK = "####"

@@ -51,7 +51,15 @@ def score_against_cost(found: list[dict[str, Any]], metric: str, cost: str) -> F
             va="center",
             fontsize=8,
             color=INK,
-            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 0, "shrinkB": 5},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": MUTED,
+                "linewidth": 0.6,
+                "alpha": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 5,
+                "relpos": (0, 0.5),
+            },
             annotation_clip=False,
         )
     return figure
