@@ -17,10 +17,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from huggingface_hub import ModelCard
 
+from ft_assets.core import scoring
 from ft_assets.core.bill import BILL
 from ft_assets.core.signing import faults
-
-from ft_assets.core import scoring
 from ft_assets.recipes.gate import names, pairs
 from ft_assets.recipes.load import load_catalog
 
