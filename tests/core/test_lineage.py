@@ -221,6 +221,8 @@ def test_hardware_changes_the_plan(demo):
         ("evaluation.memorization", 9, EVALUATED),
         ("evaluation.lm_eval", ["arc_easy"], EVALUATED),
         ("publish.to", "elsewhere", PUBLISHED),
+        ("publish.license", "mit", PUBLISHED),
+        ("publish.private", False, set()),
         ("name", "other", {"eval_report"} | PUBLISHED),
         ("description", "Other words.", set()),
     ],
