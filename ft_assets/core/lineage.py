@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ft_assets.core.auto_round import FORM as AUTO_ROUND
 from ft_assets.core.canonical import fingerprint
 from ft_assets.recipes.schema import HELD_OUT_ROLES, SOURCE_ROLES, TRAINING_ROLES, Recipe, Source
 from ft_assets.recipes.training import Lora
@@ -205,7 +206,9 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     else:  # a whole model already, or virtual tokens, which no weight can take in
         pass_through("merged_model", made("classifier"))
     if recipe.quantize:
-        add("quantized_model", {"formats": sorted(set(recipe.quantize))}, merged_model=made("merged_model"))
+        learned = {"tokenized_splits": splits} if AUTO_ROUND in recipe.quantize else {}
+        settings = {"formats": sorted(set(recipe.quantize)), **({"seed": recipe.seed} if learned else {})}
+        add("quantized_model", settings, merged_model=made("merged_model"), **learned)
     else:
         pass_through("quantized_model", made("merged_model"))
     _add_evaluation(add, recipe, base, splits, made)
