@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ft_assets.core.auto_round import FORM as AUTO_ROUND
 from ft_assets.core.canonical import fingerprint
 from ft_assets.core.contestants import STAGES, contestants
 from ft_assets.recipes.evaluation import candidate
@@ -223,7 +224,9 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     else:
         pass_through("merged_model", made("classifier"))
     if recipe.quantize:
-        add("quantized_model", {"formats": sorted(set(recipe.quantize))}, merged_model=made("merged_model"))
+        learned = {"tokenized_splits": splits} if AUTO_ROUND in recipe.quantize else {}
+        settings = {"formats": sorted(set(recipe.quantize)), **({"seed": recipe.seed} if learned else {})}
+        add("quantized_model", settings, merged_model=made("merged_model"), **learned)
     else:
         pass_through("quantized_model", made("merged_model"))
     _add_answers(stages, recipe, inputs, made)

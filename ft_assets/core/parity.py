@@ -25,12 +25,13 @@ class Limits:
 
 # Each a few times what was measured of good files, and under what was measured of broken ones: docs/formats.md.
 LIMITS = {
-    "merged": Limits(0.01, 0.03, 0.01, 0.95, 1.03),
-    "gguf_f16": Limits(0.002, 0.03, 0.01, 0.95, 1.03),
-    "gguf_q8_0": Limits(0.02, 0.1, 0.03, 0.93, 1.05),
-    "int8": Limits(0.1, 0.2, 0.1, 0.85, 1.15),
+    "merged": Limits(0.01, 0.03, 0.01, 0.9, 1.03),
+    "gguf_f16": Limits(0.002, 0.03, 0.01, 0.9, 1.03),
+    "gguf_q8_0": Limits(0.02, 0.15, 0.03, 0.85, 1.05),
+    "int8": Limits(0.1, 0.4, 0.3, 0.7, 1.3),
     "gguf_q4_0": Limits(0.15, 0.5, 0.5, 0.4, 1.6),
     "nf4": Limits(0.15, 0.5, 0.5, 0.4, 1.6),
+    "auto_round": Limits(0.2, 0.5, 0.5, 0.4, 1.6),
 }
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from ft_assets.core import champion, overrides
 from ft_assets.core.artifact import Artifact, ArtifactStore
+from ft_assets.core.auto_round import FORM as AUTO_ROUND
+from ft_assets.core.auto_round import group_size
 from ft_assets.core.batches import BatchState, recipe_batches
 from ft_assets.core.errors import MissingInput
 from ft_assets.core.gguf import FORMS as GGUF_FORMS
@@ -113,25 +115,29 @@ def _validated(recipe: Recipe, states: Mapping[str, BatchState]) -> dict[str, di
 
 
 def plans(run: RecipeRun) -> list[StagePlan]:
-    """The plan of a recipe whose base model and tokenized splits have been made.
-
-    Raises:
-        FineTuneError: nothing on offer fits; or the model cannot be written in a form that the recipe wants of it at the end.
-    """
-    if set(run.recipe.quantize) & set(GGUF_FORMS):
-        check_gguf(run.artifact("base_model").folder)
+    """The plan of a recipe whose base model and tokenized splits have been made."""
     return plan_recipe(run.recipe, *planned_from(run))
 
 
 def planned_from(run: RecipeRun) -> tuple[Shape, dict[str, dict[str, int]], str]:
-    """What a plan is made from beside the recipe: the model's shape, rows and tokens of each role, the device."""
+    """What a plan is made from beside the recipe: the model's shape, rows and tokens of each role, the device.
+
+    Raises:
+        FineTuneError: the model cannot be written in a form that the recipe wants of it at the end.
+    """
     parts = run.artifact("tokenized_splits").manifest.metrics["parts"]
     splits = {
         role: {"rows": part["rows"]["train"], "tokens": part["tokens"], "longest": part["longest"]}
         for role, part in parts.items()
         if "tokens" in part
     }
-    return read_shape(run.artifact("base_model").folder), splits, planned_device(run.recipe)
+    base = run.artifact("base_model").folder
+    shape = read_shape(base)
+    if set(run.recipe.quantize) & set(GGUF_FORMS):
+        check_gguf(base)
+    if AUTO_ROUND in run.recipe.quantize:
+        group_size(shape)
+    return shape, splits, planned_device(run.recipe)
 
 
 def planned_device(recipe: Recipe) -> str:

@@ -280,7 +280,7 @@ class Recipe(Strict):
     policy: Policy | None = None
     classifier: Training | None = None
     hyperparameters: Sweep | None = None
-    quantize: list[Literal["nf4", "int8", "gguf_f16", "gguf_q8_0", "gguf_q4_0"]] = []
+    quantize: list[Literal["nf4", "int8", "gguf_f16", "gguf_q8_0", "gguf_q4_0", "auto_round"]] = []
     evaluation: Evaluation
     gate: Annotated[list[Annotated[str, AfterValidator(_gated)]], Field(max_length=64)] = []
     publish: Publish

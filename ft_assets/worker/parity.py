@@ -14,10 +14,11 @@ import torch
 from peft.utils.integrations import dequantize_module_weight
 from safetensors import safe_open
 
+from ft_assets.core.artifact import Artifact
 from ft_assets.core.errors import FineTuneError, MissingInput
 from ft_assets.worker.job import Job
 
-MOST_TOKENS = 2048  # read by each model; on the embedded one, on two cores, a few seconds
+MOST_TOKENS = 1024  # read by each model
 LONGEST = 512  # tokens of one row: the last, where its answer is
 MOST_BYTES = 512 * 2**20
 IGNORED = -100
@@ -32,9 +33,9 @@ class Row:
     labels: list[int]
 
 
-def rows_of(job: Job) -> list[Row]:
+def rows_of(job: Job, most_tokens: int = MOST_TOKENS, parts: tuple[str, ...] = ("validation", "train")) -> list[Row]:
     """Rows of the first role that has any: those for validation first, then those trained on, in the splits' order, until they
-    hold :data:`MOST_TOKENS`.
+    hold ``most_tokens``.
 
     Raises:
         MissingInput: the splits are gone, or hold no row to compare on.
@@ -43,19 +44,27 @@ def rows_of(job: Job) -> list[Row]:
     splits = job.store.open(stage, fingerprint)
     if splits is None:
         raise MissingInput(f"{job.stage} needs {stage} {fingerprint[:12]}, which has not been made")
+    found = rows_in(splits, most_tokens, parts)
+    if not found:
+        raise MissingInput(f"{stage} {fingerprint[:12]} holds no row on which to compare models")
+    return found
+
+
+def rows_in(splits: Artifact, most_tokens: int, parts: tuple[str, ...]) -> list[Row]:
+    """Those of :func:`rows_of`, of splits that are there."""
     for role in ROLES:
         found: list[Row] = []
-        room = MOST_TOKENS
-        for part in ("validation", "train"):
+        room = most_tokens
+        for part in parts:
             for file in splits.below(f"{role}_{part}"):
-                for row in pl.read_ipc_stream(file).head(MOST_TOKENS).iter_rows(named=True):
+                for row in pl.read_ipc_stream(file).head(most_tokens).iter_rows(named=True):
                     whole = _row(row)
                     if room > 0 and len(whole.ids) > 1:
                         found.append(whole)
                         room -= len(whole.ids)
         if found:
             return found
-    raise MissingInput(f"{stage} {fingerprint[:12]} holds no row on which to compare models")
+    return []
 
 
 def _row(row: dict[str, Any]) -> Row:
@@ -94,19 +103,29 @@ def weight_error(model: Any, folder: Path) -> dict[str, Any]:
     over that of the tensor, quantized weights unpacked. It sees what a few rows cannot; it is measured before the model has
     answered, as bitsandbytes repacks its weights then.
     """
-    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    names, modules = {name for name, _ in model.named_parameters(remove_duplicate=False)}, dict(model.named_modules())
     worst: tuple[float, str] = (0.0, "")
     with torch.inference_mode():
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt", device=str(model.device)) as weights:
-                for name in sorted(names & set(weights.keys())):
+                for name in sorted(weights.keys()):
                     owner, _, own = name.rpartition(".")
-                    module = model.get_submodule(owner)
-                    found = dequantize_module_weight(module) if own == "weight" else getattr(module, own)
+                    if name not in names and not (own == "weight" and hasattr(modules.get(owner), "qweight")):
+                        continue
                     expected = weights.get_tensor(name).float()
+                    found = _plain(modules[owner], expected) if own == "weight" else getattr(modules[owner], own)
                     error = float((found.float() - expected).norm() / expected.norm().clamp_min(1e-30))
                     worst = max(worst, (math.inf if math.isnan(error) else error, name))
     return {"weight_error": worst[0], "worst_weight": worst[1]}
+
+
+def _plain(module: Any, like: torch.Tensor) -> torch.Tensor:
+    """The weight of a module as numbers. One that is packed in a way of its own is asked what it makes of each unit vector."""
+    if hasattr(module, "weight"):
+        return dequantize_module_weight(module)
+    units = torch.eye(like.shape[1], device=like.device)
+    nothing = module(torch.zeros_like(units[:1]))
+    return torch.cat([(module(some) - nothing).T for some in units.split(1024)], dim=1)
 
 
 def freed() -> None:

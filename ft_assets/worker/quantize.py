@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
+from ft_assets.core.auto_round import FORM as AUTO_ROUND
 from ft_assets.core.gguf import FORMS as GGUF_FORMS
 from ft_assets.core.shape import weights_bytes
-from ft_assets.worker import gguf_export, parity
+from ft_assets.worker import auto_round_form, gguf_export, parity
 from ft_assets.worker.hardware import pick_device, pick_dtype
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_causal, load_form, quantization_config
@@ -18,6 +19,8 @@ def run(job: Job) -> None:
     merged = job.input("merged_model")
     device = pick_device(job.execution["device"])
     dtype = pick_dtype(device, job.execution["dtype"])
+    if AUTO_ROUND in job.identity["formats"]:
+        auto_round_form.check_installed()
     sizes, compared = {"merged": weights_bytes(merged.folder)}, {}
     rows = parity.rows_of(job)
     expected = parity.logits(load_form(merged.folder, dtype).to(device), rows)
@@ -26,7 +29,11 @@ def run(job: Job) -> None:
             job.progress(f"quantizing to {form}")
             target = staging.folder / form
             target.mkdir()
-            quantize(merged.folder, target, form, dtype)
+            if form == AUTO_ROUND:
+                learned = parity.rows_of(job, auto_round_form.BLOCKS * auto_round_form.TOKENS, ("train",))
+                auto_round_form.export(merged.folder, target, learned, device, job.identity["seed"])
+            else:
+                quantize(merged.folder, target, form, dtype)
             sizes[form] = weights_bytes(target)
             job.progress(f"checking {form} against the merged model")
             parity.freed()
@@ -39,7 +46,7 @@ def run(job: Job) -> None:
 
 
 def quantize(folder: Path, target: Path, form: str, dtype: torch.dtype) -> None:
-    """Writes a form of the model in ``folder``. ``dtype`` is what NF4 computes in, unless its user says otherwise."""
+    """Writes a form that nothing is learned for. ``dtype`` is what NF4 computes in, unless its user says otherwise."""
     if form in GGUF_FORMS:
         gguf_export.export(folder, target / gguf_export.FILE, form)
         return

@@ -17,7 +17,7 @@ from training import BATCHES, EXECUTION, LORA, School, settings
 from ft_assets.core.artifact import Artifact, ArtifactStore
 from ft_assets.core.errors import FineTuneError, MissingInput
 from ft_assets.core.parity import LIMITS, faults
-from ft_assets.worker import merge, parity, quantize
+from ft_assets.worker import auto_round_form, merge, parity, quantize
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_form
 
@@ -100,7 +100,7 @@ def test_each_measure_alone_stops_a_form_and_no_number_is_beyond_every_limit(for
     assert faults(form, good) == []
     for name in good:
         if name != "worst_weight":
-            for bad in (math.nan, 0.5 if name == "token_agreement" else 9.0):
+            for bad in (math.nan, 0.1 if name == "token_agreement" else 9.0):
                 [told] = faults(form, good | {name: bad})
                 assert told.startswith(name)
     assert faults(form, good | {"perplexity_ratio": 0.5})
@@ -153,7 +153,12 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("made"))
+    pytest.importorskip("auto_round")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto_round_form, "ITERATIONS", 4)
+        patch.setattr(auto_round_form, "TOKENS", 64)
+        patch.setattr(auto_round_form, "BLOCKS", 8)
+        return Made(tmp_path_factory.mktemp("made"))
 
 
 def test_good_files_are_within_every_limit(made: Made) -> None:
@@ -206,6 +211,9 @@ def double(tensor: torch.Tensor) -> torch.Tensor:
         ("nf4", "0.mlp.down_proj.weight.absmax", lambda scales: scales.flip(0)),
         ("nf4", "1.self_attn.q_proj.weight.absmax", double),
         ("nf4", "1.self_attn.q_proj.weight.nested_absmax", double),
+        ("auto_round", "1.self_attn.q_proj.scales", lambda scales: scales.flip(1)),
+        ("auto_round", "0.mlp.down_proj.scales", double),
+        ("auto_round", "0.mlp.up_proj.qweight", lambda weights: weights.flip(0)),
     ],
 )
 def test_one_broken_tensor_of_a_file_is_beyond_a_limit(made: Made, tmp_path: Path, form: str, ending: str, how) -> None:
