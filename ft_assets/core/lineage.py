@@ -34,6 +34,7 @@ CODE_VERSIONS = {
     "evaluation": "1",
     "eval_report": "1",
     "published_model": "1",
+    "batch_predictions": "1",
 }
 
 DATA_ASSETS = ("raw_corpus", "validated_dataset")
@@ -214,7 +215,7 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
 
 def _planned(recipe: Recipe) -> dict[str, Any]:
     """The recipe as the plan depends on it; what only a classifier has is no part of a recipe without one."""
-    left_out: dict[str, Any] = dict.fromkeys(("description", "publish", "retrain"), True)
+    left_out: dict[str, Any] = dict.fromkeys(("description", "publish", "retrain", "predictions"), True)
     if recipe.classifier is None:
         left_out |= {"classifier": True, "data": {"classification": True}}
     return recipe.model_dump(mode="json", exclude=left_out)
