@@ -7,6 +7,7 @@ from ft_assets.assets import (
     classifier,
     cpt_adapter,
     eval_report,
+    gating,
     merged_model,
     policy,
     published_model,
@@ -47,7 +48,8 @@ def build(found: Settings, known: Catalog) -> dg.Definitions:
     """The definitions for these settings; every recipe of the catalog is a partition of the model assets."""
     recipes = recipe_partitions(list(known.recipes))
     data_assets = [raw_corpus, validated_dataset]
-    model_assets = [module.build(recipes) for module in MODEL_MODULES]
+    more = {eval_report: {"conditions": gating.conditions(known)}}
+    model_assets = [module.build(recipes, **more.get(module, {})) for module in MODEL_MODULES]
     status = dg.DefaultSensorStatus.RUNNING if found.sensors_run else dg.DefaultSensorStatus.STOPPED
     return dg.Definitions(
         assets=[*data_assets, *model_assets, batch_predictions],

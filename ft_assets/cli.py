@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ft_assets import releasing
 from ft_assets.arguments import AsJson, RecipeArgument, open_recipe
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.errors import CorruptArtifact, FineTuneError, MissingInput, Problem, RecipeError
@@ -32,8 +33,8 @@ app = typer.Typer(
 recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipe files.")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(deploy_app, name="deploy")
-app.command()(predict)
-app.command()(chat)
+for command in (*releasing.COMMANDS, predict, chat):
+    app.command()(command)
 
 
 @app.command()
@@ -72,6 +73,13 @@ def _print_outcome(outcome: Any, found: Settings, name: str) -> None:
         print(f"\nCancelled. `ft run {name}` resumes where it stopped.")
     elif outcome.failed:
         print(f"\n{outcome.failed[0][0]} failed; the cause is above. `ft run {name}` resumes where it stopped.")
+    elif outcome.shut:
+        print(
+            f"\nThe gate of {name} is shut: its candidate is not published, and what is published stays.\n"
+            f"evaluation page: {outcome.report}\n"
+            f"the conditions and their numbers: ft gate {name}\n"
+            f"to publish it all the same: ft override {name} --by NAME --reason TEXT"
+        )
     elif outcome.exit_code == 3:
         print(
             "\nA blocking check failed, so nothing after it ran: "

@@ -19,7 +19,7 @@ from dagster._core.utils import make_new_run_id
 from sqlalchemy.exc import OperationalError
 
 from definitions import build
-from ft_assets.assets import raw_corpus, validated_dataset
+from ft_assets.assets import gating, raw_corpus, validated_dataset
 from ft_assets.automation.runs import book_held_open, close_dead_runs, process_tag
 from ft_assets.core.batches import RAW, batch_state, withdraw_gone
 from ft_assets.core.errors import CorruptArtifact
@@ -32,6 +32,7 @@ from resources.environment import Settings, prepare_dagster_home
 from resources.local import standing_by
 
 SPLITS = "tokenized_splits"
+GATE_CHECK = f"eval_report: {gating.GATE}"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -64,6 +65,11 @@ class Outcome:
         if self.failed:
             return 1
         return 3 if any(blocking for _, blocking in self.checks) else 0
+
+    @property
+    def shut(self) -> bool:
+        """Whether the gate kept the candidate out."""
+        return (GATE_CHECK, True) in self.checks
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "exit_code": self.exit_code}

@@ -9,6 +9,7 @@
 ``FT_SENSORS``         ``on``: sensors run unless stopped in the UI             ``off``: the UI starts them
 ``FT_SENSOR_SECONDS``  seconds between two looks of a sensor                    ``30``
 ``FT_LAUNCHER``        ``local`` or ``kubernetes``: where workers run           ``local``
+``FT_SIGNING_KEY``     file of the private key that signs releases              none
 ``FT_PODS``            file of the deployment's pods, for ``kubernetes``        none
 =====================  =======================================================  =========================
 """
@@ -38,6 +39,7 @@ class Settings:
     sensor_seconds: int = 30
     launcher: str = "local"
     pods: Path | None = None
+    signing_key: Path | None = None
 
     @property
     def dagster_home(self) -> Path:
@@ -71,9 +73,13 @@ def settings() -> Settings:
     if launcher == "kubernetes" and not pods:
         raise FineTuneError("FT_LAUNCHER is 'kubernetes', and FT_PODS names no file; see docs/kubernetes.md")
     file = Path(pods).resolve() if pods else None
+    key = os.environ.get("FT_SIGNING_KEY")
+    if key and not Path(key).expanduser().is_file():
+        raise FineTuneError(f"FT_SIGNING_KEY is {key!r}, which is no file")
+    signing_key = Path(key).expanduser().resolve() if key else None
     shared = home / "cache" if launcher == "kubernetes" else Path("~/.cache/ft-assets")
     cache = Path(os.environ.get("FT_CACHE") or shared).expanduser()
-    return Settings(home, store, folders, cache, mode, sensors == "on", int(seconds), launcher, file)
+    return Settings(home, store, folders, cache, mode, sensors == "on", int(seconds), launcher, file, signing_key)
 
 
 def catalog(found: Settings) -> Catalog:

@@ -6,6 +6,7 @@ from resources.kubernetes.launcher import KubernetesLauncher
 from resources.launching import Launcher
 from resources.local import LocalLauncher
 from resources.store import StoreResource
+from resources.target import TargetResource
 from resources.tracker import TrackerResource
 
 
@@ -14,6 +15,9 @@ def resources(found: Settings) -> dict[str, object]:
     return {
         "store": StoreResource(url=found.store, local=str(found.home / "local")),
         "catalog": CatalogResource(folders=[str(folder) for folder in found.recipe_folders], home=str(found.home)),
+        "target": TargetResource(
+            home=str(found.home), signing_key=str(found.signing_key) if found.signing_key else None
+        ),
         "launcher": _launcher(found),
         "tracker": TrackerResource(mode=found.wandb_mode, folder=str(found.home / "wandb")),
     }

@@ -51,6 +51,7 @@ reward: {{learning_rate: 1.0e-3, global_batch_size: 2, num_train_epochs: 1, max_
 policy: {policy}
 quantize: [int8]
 evaluation: {{metric: entity_f1, few_shot: 1, max_new_tokens: 4, bootstrap_samples: 100}}
+gate: [candidate.entity_f1 >= 0, candidate not worse than incumbent at 95%]
 publish: {{to: published/tiny}}
 hardware: {hardware}
 sources:
@@ -174,15 +175,21 @@ def outcome_of(text: str) -> dict:
     return {(row["asset"], row["partition"]): row for row in outcome["rows"]} | {None: outcome}
 
 
-def make_tiny_model(folder: Path) -> None:
-    """Two llama layers of width 32 with random weights, and a byte-level tokenizer with a chat template."""
+def make_tiny_model(folder: Path, merges: list[tuple[str, str]] | None = None, width: int = 32) -> None:
+    """Two llama layers with random weights, and a byte-level tokenizer with a chat template.
+
+    Args:
+        merges: of two bytes each; without any the tokenizer cannot be written as GGUF.
+        width: NF4 on a CPU wants 64 or more.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<|pad|>", "<|start|>", "<|end|>"]
-    bytes_only = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate([*special, *alphabet])}, merges=[]))
+    words = [*special, *alphabet, *(left + right for left, right in merges or [])]
+    bytes_only = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=merges or []))
     bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_only.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
@@ -196,8 +203,8 @@ def make_tiny_model(folder: Path) -> None:
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
+            hidden_size=width,
+            intermediate_size=2 * width,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from ft_assets.core.artifact import Artifact, ArtifactStore
-from ft_assets.core.lineage import Inputs, Stage, model_stages
+from ft_assets.core.lineage import Inputs, Stage, model_stages, parts
 from ft_assets.core.row_ids import content_id
 from ft_assets.core.rows import KEPT_SCHEMAS
 from ft_assets.recipes.schema import Recipe, kind_of_role
@@ -107,7 +107,7 @@ class Splitter:
         for name, rows in batches.items():
             kind = kind_of_role(name.partition(":")[0], bool(self.settings.get("classifier")))
             self._write_rows(stage.upstream[name][1], kind, rows)
-        splits.run(self.job(stage, {"parts": {name: each.request() for name, each in stages.items() if ":" in name}}))
+        splits.run(self.job(stage, {"parts": parts(stages, "tokenized_splits")}))
         found = self.store.open("tokenized_splits", stage.fingerprint)
         assert found is not None
         return Splits(found)

@@ -12,7 +12,8 @@ from waiting import until
 
 from definitions import build
 from ft_assets.assets.making import recipe_run
-from ft_assets.core.batches import TRAINED_ON, batch_state
+from ft_assets.core import champion
+from ft_assets.core.batches import SHUT_OUT, TRAINED_ON, batch_state
 from ft_assets.core.location import MAX_BATCHES
 from ft_assets.core.recipe_run import base_of
 from resources.environment import Settings, catalog
@@ -418,9 +419,10 @@ def test_held_out_rows_are_no_rows_to_train_on(ready):
     assert ready.retrain() == []
 
 
-def test_data_that_a_finished_run_used_is_not_new(ready):
+@pytest.mark.parametrize("kind", [TRAINED_ON, SHUT_OUT])
+def test_data_that_a_run_used_is_not_new_though_the_gate_kept_its_candidate_out(ready, kind):
     states = [batch_state(catalog(ready.settings), ready.store, key) for key in ("rows@one", "held@one")]
-    ready.store.set_ref(TRAINED_ON, "first", {"validated": [state.validated for state in states]})
+    ready.store.set_ref(kind, "first", {"validated": [state.validated for state in states]})
     assert ready.retrain() == []
 
 
@@ -510,6 +512,29 @@ def test_a_run_keeps_the_data_it_began_with(ready):
     assert fingerprints("run 1") == began
     assert fingerprints("run 2", root="run 1") == began, "a re-execution of run 1"
     assert fingerprints("run 3")["tokenized_splits"] != began["tokenized_splits"]
+
+
+def test_a_run_keeps_the_incumbent_it_began_with(ready):
+    known = catalog(ready.settings)
+    base = base_of(known, known.recipe("first"))
+    with ready.store.write(base.name, base.fingerprint, code_version="1", identity={}, upstream={}) as staging:
+        staging.metrics = {"content_hash": "0" * 64}
+    injected = resources(ready.settings)
+
+    def began(run_id, root=None):
+        context = SimpleNamespace(partition_key="first", run_id=run_id, run=SimpleNamespace(root_run_id=root))
+        run = recipe_run(context, injected["catalog"], injected["store"])
+        return run.published, run.stages["evaluation"].fingerprint
+
+    first = began("run 1")
+    merged = ["merged_model", "a" * 64]
+    entry = {"release": "r" * 64, "merged": merged, "withdrawn": None, "override": None}
+    champion.promote(ready.store, "first", entry, ())
+    assert began("run 1") == first
+    assert began("run 2", root="run 1") == first, "a re-execution of run 1"
+    after = began("run 3")
+    assert after[0] == (tuple(merged),)
+    assert after[1] != first[1], "it is judged against another incumbent"
 
 
 def test_a_recipe_with_faults_stops_no_other(ready):

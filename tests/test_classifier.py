@@ -65,16 +65,20 @@ def test_a_run_makes_the_classifier_and_passes_every_other_stage_through(shop):
 
 def test_it_beats_the_most_frequent_label_beyond_its_interval(shop):
     found = results(shop)
-    assert list(found) == ["majority", "classifier"]
+    contestants = found["contestants"]
+    assert list(contestants) == ["majority", "classifier"]
     for metric in ("accuracy", "macro_f1"):
-        assert found["classifier"][metric]["low"] > found["majority"][metric]["high"]
-    assert {row["answer"] for row in found["majority"]["answers"]["test"]} == {"money"}
-    assert found["classifier"]["test"] == found["classifier"]["accuracy"]
+        assert contestants["classifier"]["scores"][metric]["low"] > contestants["majority"]["scores"][metric]["high"]
+    assert {row["answer"] for row in contestants["majority"]["answers"]["test"]} == {"money"}
+    assert {(each["metric"], each["outcome"]) for each in found["comparisons"]} == {
+        ("accuracy", "better"),
+        ("macro_f1", "better"),
+    }
     assert shop.first["eval_report", "tiny"]["key_metric"].startswith("classifier ")
 
 
 def test_what_is_published_says_in_plain_transformers_what_the_report_says(shop):
-    folder, answers = release(shop), results(shop)["classifier"]["answers"]["test"]
+    folder, answers = release(shop), results(shop)["contestants"]["classifier"]["answers"]["test"]
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.config.id2label == {0: "fault", 1: "money", 2: "other"}
@@ -97,7 +101,7 @@ def test_the_card_says_what_it_is_for(shop):
 
 
 def test_the_page_shows_each_label_and_every_mistake(shop):
-    page, found = Path(shop.first[None]["report"]).read_text(), results(shop)["classifier"]
+    page, found = Path(shop.first[None]["report"]).read_text(), results(shop)["contestants"]["classifier"]
     for entry in found["classes"]:
         assert (
             f'<td>{entry["label"]}</td><td class="n">{entry["rows"]}</td><td class="n">{entry["predicted"]}</td>'

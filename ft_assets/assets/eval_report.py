@@ -1,14 +1,19 @@
 """Asset ``eval_report``: every contestant on the same held-out rows, and one page that says what came of it."""
 
+from collections.abc import Collection
+from typing import Any
+
 import dagster as dg
 
+from ft_assets.assets import gating
 from ft_assets.assets.making import make_here, make_in_worker, recipe_run
-from ft_assets.assets.showing import image
+from ft_assets.assets.showing import image, picture
 from ft_assets.assets.training import GPU_POOL
 from ft_assets.core.artifact import Artifact, Staging
-from ft_assets.core.lineage import CODE_VERSIONS
+from ft_assets.core.batches import SHUT_OUT
+from ft_assets.core.lineage import CODE_VERSIONS, parts
 from ft_assets.core.recipe_run import RecipeRun
-from ft_assets.report.facts import TRAINED, UNTRAINED
+from ft_assets.report.contestants import UNTRAINED
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource
@@ -24,12 +29,14 @@ NEEDED = dg.AssetCheckSpec(
     "beats_prompting",
     asset="eval_report",
     blocking=False,
-    description="The trained model's 95% interval lies above zero-shot's and few-shot's, a classifier's above that of always "
-    "giving the most frequent label.",
+    description="The trained model is better than each prompt of the base, a classifier than always giving the most frequent "
+    "label: paired by row, at 95% after Holm's correction.",
 )
 
 
-def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
+def build(partitions: dg.StaticPartitionsDefinition, conditions: Collection[str]) -> dg.AssetsDefinition:
+    """``conditions``: those of a gate that have a check of their own."""
+
     @dg.asset(
         partitions_def=partitions,
         deps=[
@@ -49,7 +56,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         owners=["team:ml"],
         pool=GPU_POOL,
         code_version=CODE_VERSIONS["eval_report"],
-        check_specs=[SCORED, NEEDED],
+        check_specs=[SCORED, NEEDED, *gating.specs(conditions)],
         description="Held-out scores with intervals for the base, prompted and trained models, and one HTML page about them.",
     )
     def eval_report(
@@ -60,48 +67,72 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         tracker: TrackerResource,
     ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)
-        evaluation = make_in_worker(context, run, "evaluation", launcher, store, tracker)
+        told = {"parts": parts(run.stages, "evaluation")}
+        evaluation = make_in_worker(context, run, "evaluation", launcher, store, tracker, told)
 
         def produce(staging: Staging) -> None:
             from ft_assets.report.facts import gather
             from ft_assets.report.page import render
 
-            facts = gather(run.recipe, stage_artifacts(run), quarantines(run))
+            gate = gating.judged(run, evaluation.artifact.json("results.json"))
+            staging.write_json("gate.json", gate)
+            facts = gather(run.recipe, stage_artifacts(run), quarantines(run), gate)
             staging.write_json("report.json", facts)
             staging.file("report.html").write_text(render(facts), encoding="utf-8")
             staging.metrics = {"verdict": facts["verdict"]}
 
         made = make_here(context, run.stages["eval_report"], run.store, 0.0, produce)
-        results = evaluation.manifest.metrics
-        tests = {name: result["test"] for name, result in results.items()}
-        best = next(name for name in TRAINED if name in tests)
-        rows = {test["n"] for test in tests.values()}
-        untrained = [tests[name] for name in tests if name.startswith(UNTRAINED)]
-        checks = [
-            dg.AssetCheckResult(
-                passed=len(rows) == 1, check_name="every_contestant_scored", metadata={"rows": sorted(rows)}
-            ),
-            dg.AssetCheckResult(
-                passed=all(tests[best]["low"] > other["high"] for other in untrained),
-                check_name="beats_prompting",
-                severity=dg.AssetCheckSeverity.WARN,
-                metadata={name: test["mean"] for name, test in tests.items()},
-            ),
-        ]
-        spent = made.seconds + evaluation.seconds
+        body, facts = made.artifact.json("gate.json"), made.artifact.json("report.json")
+        if not body["passed"]:
+            run.store.set_ref(SHUT_OUT, run.recipe.name, {"validated": sorted(run.data())})
+        checks = [scored(facts), needed(facts), *gating.results(body, conditions)]
         metadata = {
             "report": dg.MetadataValue.url(made.artifact.file("report.html").as_uri()),
-            "verdict": made.manifest.metrics["verdict"],
-            "scores plot": image("scores", tests, run.recipe.evaluation.metric),
+            **shown(facts),
+            "gate": "open" if body["passed"] else "shut",
             "evaluation": evaluation.status,
-            "seconds": round(spent, 2),
+            "seconds": round(made.seconds + evaluation.seconds, 2),
             "cost (USD)": evaluation.cost_usd,
-            **{f"score {name}": test["mean"] for name, test in tests.items()},
         }
-        score = f"{best} {tests[best]['mean']:.2f} [{tests[best]['low']:.2f}, {tests[best]['high']:.2f}]"
+        best = next(one for one in facts["contestants"] if one["name"] == facts["best"])
+        score = f"{best['label']} {best['mean']:.2f} [{best['low']:.2f}, {best['high']:.2f}]"
         return made.result(score, metadata, checks)
 
     return eval_report
+
+
+def scored(facts: dict[str, Any]) -> dg.AssetCheckResult:
+    """The check ``every_contestant_scored``."""
+    rows = sorted({one["n"] for one in facts["contestants"]})
+    return dg.AssetCheckResult(passed=len(rows) == 1, check_name=SCORED.name, metadata={"rows": rows})
+
+
+def needed(facts: dict[str, Any]) -> dg.AssetCheckResult:
+    """The check ``beats_prompting``."""
+    untrained = [one for one in facts["contestants"] if one["kind"] in UNTRAINED]
+    return dg.AssetCheckResult(
+        passed=all(one["against"] and one["against"]["outcome"] == "better" for one in untrained),
+        check_name=NEEDED.name,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={one["name"]: one["mean"] for one in facts["contestants"]},
+    )
+
+
+def shown(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the Dagster UI tells of a report: the headline, warnings, the plots a decision hangs on, and each score."""
+    from ft_assets.report.drawn import figure_of_cost
+
+    told = {
+        "verdict": facts["verdict"],
+        "headline": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in facts["told"])),
+        "scores plot": image("scores", facts["contestants"], facts["metric"]),
+    }
+    if figure := figure_of_cost(facts):
+        told["score against cost"] = picture("score against cost", figure)
+    if facts["warnings"]:
+        told["warnings"] = dg.MetadataValue.md("\n".join(f"- {warning}" for warning in facts["warnings"]))
+    measures = {name: found["mean"] for name, found in facts["measures"].items()}
+    return {**told, **{f"score {one['name']}": one["mean"] for one in facts["contestants"]}, **measures}
 
 
 def stage_artifacts(run: RecipeRun) -> dict[str, Artifact]:

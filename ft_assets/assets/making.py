@@ -10,7 +10,7 @@ import dagster as dg
 from ft_assets.assets.partitions import split_key
 from ft_assets.assets.showing import import_plots
 from ft_assets.core.artifact import Artifact, ArtifactStore, Manifest, Staging
-from ft_assets.core.batches import RUN_DATA, recipe_batches
+from ft_assets.core.batches import RUN_DATA, RUN_PUBLISHED, recipe_batches
 from ft_assets.core.errors import CorruptArtifact, MissingInput
 from ft_assets.core.lineage import Stage
 from ft_assets.core.recipe_run import RecipeRun, stages_of
@@ -71,17 +71,21 @@ class Made:
 
 
 def recipe_run(context: dg.AssetExecutionContext, catalog: CatalogResource, store: StoreResource) -> RecipeRun:
-    """The recipe of this partition and its stages, from the batches ingested when this run first asked.
+    """The recipe of this partition and its stages, from the batches ingested and models published when this run first asked.
 
     New data may be ingested while a run trains for hours; its later assets must not see it, or they would look for
-    splits that nobody made. A run that repeats another (a re-execution) works with that one's data.
+    splits that nobody made, and so with the incumbent. A run that repeats another (a re-execution) works with that one's data.
     """
     known, artifacts = catalog.load(), store.open()
     recipe = known.recipe(context.partition_key)
     key = f"{context.run.root_run_id or context.run_id}@{recipe.name}"
     pinned = artifacts.get_ref(RUN_DATA, key)
     states = recipe_batches(known, recipe, artifacts, pinned)
-    run = stages_of(known, recipe, artifacts, states)
+    judged = artifacts.get_ref(RUN_PUBLISHED, key)
+    published = tuple((made_by, digest) for made_by, digest in judged["published"]) if judged else None
+    run = stages_of(known, recipe, artifacts, states, published)
+    if judged is None:
+        artifacts.set_ref(RUN_PUBLISHED, key, {"published": [list(entry) for entry in run.published]})
     if pinned is None:
         artifacts.set_ref(RUN_DATA, key, {state.key: state.raw for state in states.values()})
     return run

@@ -1,23 +1,36 @@
-"""Asset ``published_model``: merged, quantized and adapter weights in a folder, with a model card and its report."""
+"""Asset ``published_model``: the release at its place, complete, and the champion moved to it."""
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from ft_assets.assets import release
 from ft_assets.assets.making import make_here, recipe_run
-from ft_assets.core.artifact import Artifact, Staging
+from ft_assets.core import champion
+from ft_assets.core.artifact import Staging
 from ft_assets.core.batches import TRAINED_ON
+from ft_assets.core.gate import require_passed
 from ft_assets.core.lineage import CODE_VERSIONS
-from ft_assets.core.publish import PublishedFile, is_champion, missing_files, publish
+from ft_assets.core.publish import PublishedFile, Target, folder_of, is_champion, pointer_to, refuse_pickles
 from ft_assets.core.recipe_run import RecipeRun
+from ft_assets.core.signing import SIGNATURE
 from resources.catalog import CatalogResource
 from resources.store import StoreResource
+from resources.target import TargetResource
 
 COMPLETE = dg.AssetCheckSpec(
     "published_complete",
     asset="published_model",
     blocking=True,
-    description="Every file of the release is at its place with the size and, in a local folder, the hash it should have.",
+    description="Every file of the release is at its place with the hash it should have (in an object store: with its size).",
+)
+SIGNED = dg.AssetCheckSpec(
+    "published_signed",
+    asset="published_model",
+    blocking=False,
+    description="The release is signed, where FT_SIGNING_KEY names a key.",
 )
 
 
@@ -29,65 +42,89 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         kinds={"huggingface"},
         owners=["team:ml"],
         code_version=CODE_VERSIONS["published_model"],
-        check_specs=[COMPLETE],
-        description="The release: adapter, merged and quantized weights (safetensors only), model card and report, and a "
-        "champion pointer moved to it.",
+        check_specs=[COMPLETE, SIGNED],
+        description="The release: adapter, merged and quantized weights (no pickles), model card, report, bill of materials and "
+        "signature, in a folder or on the Hugging Face Hub, and a champion pointer moved to it.",
     )
     def published_model(
-        context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource
+        context: dg.AssetExecutionContext, store: StoreResource, catalog: CatalogResource, target: TargetResource
     ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)
-        stage = run.stages["published_model"]
-        url = destination(run.recipe.publish.to, catalog.home)
-        files = release_files(run, {name: source.licence for name, source in _sources(run, catalog).items()})
+        require_passed(run.artifact("eval_report").json("gate.json"), run.recipe.name)
+        stage, key, say = run.stages["published_model"], target.key(), context.log.info
+        place = target.open(run.recipe.publish.to, run.recipe.publish.private)
+        weights, folder = release.weights(run), folder_of(stage.fingerprint)
 
         def produce(staging: Staging) -> None:
-            publish(url, stage.fingerprint, files)
-            staging.write_json("release.json", {"url": url, "files": [file.name for file in files]})
+            known = catalog.load()
+            told = release.described(run, {name: known.source(name) for name in run.recipe.data.source_names()})
+            release.write(staging, told, weights, run.store.scratch(stage.fingerprint), key)
+            files = release.complete(weights, staging.folder)
+            refuse_pickles(files)
+            place.put(folder, files, say)
+            staging.write_json("release.json", {"url": place.url, "folder": folder, "files": release.listing(files)})
 
         made = make_here(context, stage, run.store, 0.0, produce)
-        absent = missing_files(url, stage.fingerprint, files)
-        # A reused release may have been damaged since, or another one be the champion by now.
-        if absent or not is_champion(url, stage.fingerprint):
-            context.log.warning(f"the release at {url} lacks {len(absent)} files or is not the champion; publishing it")
-            publish(url, stage.fingerprint, files)
-            absent = missing_files(url, stage.fingerprint, files)
-        check = dg.AssetCheckResult(passed=not absent, check_name="published_complete", metadata={"missing": absent})
+        files = release.complete(weights, made.artifact.folder)
+        absent = whole(place, folder, files, context.log)
         if not absent:
+            make_champion(run, place)
             run.store.set_ref(TRAINED_ON, run.recipe.name, {"validated": sorted(run.data())})
         return made.result(
-            f"{len(files)} files", {"published to": f"{url}/{stage.fingerprint[:16]}", "files": len(files)}, [check]
+            f"{len(files)} files",
+            {"published to": place.at(folder), "files": len(files), "signed": _is_signed(files)},
+            [
+                dg.AssetCheckResult(passed=not absent, check_name=COMPLETE.name, metadata={"missing": absent}),
+                signed(files, key),
+            ],
         )
 
     return published_model
 
 
-def destination(to: str, home: str) -> str:
-    return to if "://" in to or to.startswith("/") else f"{home}/{to}"
+def whole(place: Target, folder: str, files: list[PublishedFile], log: Any) -> list[str]:
+    """What a release lacks after what it lacked is written again: one that is reused may have been damaged since."""
+    absent = place.missing(folder, files)
+    if absent:
+        log.warning(f"the release at {place.at(folder)} lacks {len(absent)} files: writing them again")
+        place.put(folder, files, log.info)
+        absent = place.missing(folder, files)
+    return absent
 
 
-def _sources(run: RecipeRun, catalog: CatalogResource) -> dict[str, Any]:
-    known = catalog.load()
-    return {name: known.source(name) for name in run.recipe.data.source_names()}
+def make_champion(run: RecipeRun, place: Target) -> None:
+    """Records the release as the champion, then points to it: a run that ends between the two does the second when it is
+    repeated.
+
+    Raises:
+        FineTuneError: the release was withdrawn, or judged against what is the champion no more.
+    """
+    stage, merged = run.stages["published_model"], run.stages["merged_model"]
+    entry = {
+        "release": stage.fingerprint,
+        "evaluation": run.stages["evaluation"].fingerprint,
+        "merged": [merged.made_by, merged.fingerprint],
+        "folder": folder_of(stage.fingerprint),
+        "to": run.recipe.publish.to,
+        "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "override": run.artifact("eval_report").json("gate.json")["override"],
+        "withdrawn": None,
+    }
+    champion.promote(run.store, run.recipe.name, entry, run.published)
+    if not is_champion(place, stage.fingerprint):
+        place.write_pointer(pointer_to(stage.fingerprint))
 
 
-def release_files(run: RecipeRun, licences: dict[str, str]) -> list[PublishedFile]:
-    """Every file of a release: its name there and where it comes from (a path) or what it says (bytes)."""
-    from ft_assets.report.card import model_card
-
-    report = run.artifact("eval_report")
-    files = [
-        PublishedFile("README.md", model_card(report.json("report.json"), licences).encode()),
-        PublishedFile("report.html", report.file("report.html")),
-    ]
-    own = ("history.json", "deepspeed.json")
-    files += _folder(run.artifact("merged_model"), "", skip=own)
-    if not run.stages["merged_model"].passes:
-        files += _folder(run.artifact("policy"), "adapter/", skip=own)
-    if not run.stages["quantized_model"].passes:
-        files += _folder(run.artifact("quantized_model"), "quantized/")
-    return files
+def _is_signed(files: list[PublishedFile]) -> bool:
+    return any(file.name == SIGNATURE for file in files)
 
 
-def _folder(artifact: Artifact, prefix: str, skip: tuple[str, ...] = ()) -> list[PublishedFile]:
-    return [PublishedFile(prefix + name, artifact.file(name)) for name in artifact.manifest.files if name not in skip]
+def signed(files: list[PublishedFile], key: Path | None) -> dg.AssetCheckResult:
+    """The check ``published_signed``: a release made before there was a key stays as it is."""
+    passed = key is None or _is_signed(files)
+    return dg.AssetCheckResult(
+        passed=passed,
+        check_name=SIGNED.name,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=None if passed else "It was published before FT_SIGNING_KEY named a key; a new release is signed.",
+    )

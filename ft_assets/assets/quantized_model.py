@@ -1,22 +1,24 @@
-"""Asset ``quantized_model``: the merged model in bitsandbytes' NF4 and int8."""
+"""Asset ``quantized_model``: the merged model in each form of the recipe, and the check that none of them is broken."""
+
+from typing import Any
 
 import dagster as dg
 
 from ft_assets.assets.making import make_in_worker, recipe_run
 from ft_assets.assets.training import GPU_POOL
 from ft_assets.core.lineage import CODE_VERSIONS
+from ft_assets.core.parity import REMEDY, faults
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource
 from resources.tracker import TrackerResource
 
-LEAST_AGREEMENT = 0.5
 PARITY = dg.AssetCheckSpec(
     "quantize_parity",
     asset="quantized_model",
     blocking=True,
-    description="Each quantized form chooses the same next token as the merged model on at least half of the tokens of "
-    "held-out rows. What it costs in the task's score is for the report; less than this is a broken file.",
+    description="Each quantized form says on held-out rows what the merged model says, within what its number of bits explains, and "
+    "each of its tensors is that of the merged model so far. What it costs in the task's score is for the report.",
 )
 
 
@@ -25,12 +27,12 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         partitions_def=partitions,
         deps=["merged_model", "tokenized_splits"],
         group_name="model",
-        kinds={"bitsandbytes", "safetensors"},
+        kinds={"bitsandbytes", "gguf", "safetensors"},
         owners=["team:ml"],
         pool=GPU_POOL,
         code_version=CODE_VERSIONS["quantized_model"],
         check_specs=[PARITY],
-        description="Each quantized form the recipe lists, in a folder of its own that transformers loads as it is.",
+        description="Each quantized form the recipe lists, in a folder of its own that is loaded as it is.",
     )
     def quantized_model(
         context: dg.AssetExecutionContext,
@@ -52,13 +54,20 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         key = ", ".join(
             f"{name} {sizes[name] / 1e6:.0f} MB, {share:.0%} token agreement" for name, share in agreement.items()
         )
-        check = dg.AssetCheckResult(
-            passed=all(share >= LEAST_AGREEMENT for share in agreement.values()),
-            check_name="quantize_parity",
-            metadata={
-                f"{name} {measure}": value for name, compared in parity.items() for measure, value in compared.items()
-            },
+        return made.result(
+            key, {f"{name} (MB)": round(size / 1e6, 1) for name, size in sizes.items()}, [quantize_parity(parity)]
         )
-        return made.result(key, {f"{name} (MB)": round(size / 1e6, 1) for name, size in sizes.items()}, [check])
 
     return quantized_model
+
+
+def quantize_parity(parity: dict[str, dict[str, Any]]) -> dg.AssetCheckResult:
+    """``parity``: of each form, the measures of :mod:`ft_assets.worker.parity`."""
+    found = {form: faults(form, measured) for form, measured in parity.items()}
+    told = "; ".join(f"{form} is not the merged model: {', '.join(why)}" for form, why in found.items() if why)
+    return dg.AssetCheckResult(
+        passed=not told,
+        check_name="quantize_parity",
+        description=f"{told}. {REMEDY}" if told else None,
+        metadata={f"{form} {name}": value for form, measured in parity.items() for name, value in measured.items()},
+    )

@@ -26,5 +26,11 @@ def image(plot: str, *data: Any) -> dg.MarkdownMetadataValue:
     """A plot of :mod:`ft_assets.report.plots` as a PNG inside Markdown, which the UI shows."""
     from ft_assets.report import plots
 
-    png = plots.png(getattr(plots, plot)(*data))
-    return dg.MetadataValue.md(f"![{plot}](data:image/png;base64,{base64.b64encode(png).decode()})")
+    return picture(plot, getattr(plots, plot)(*data))
+
+
+def picture(name: str, figure: Any) -> dg.MarkdownMetadataValue:
+    """A figure as :func:`image` shows it."""
+    from ft_assets.report import plots
+
+    return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(plots.png(figure)).decode()})")

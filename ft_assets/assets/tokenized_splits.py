@@ -7,7 +7,8 @@ import dagster as dg
 from ft_assets.assets.making import make_in_worker, recipe_run
 from ft_assets.assets.showing import counts_table, image, table_schema
 from ft_assets.core.labels import FEW_ROWS
-from ft_assets.core.lineage import CODE_VERSIONS
+from ft_assets.core.lineage import CODE_VERSIONS, parts
+from ft_assets.recipes.schema import HELD_OUT_ROLES
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource
@@ -23,7 +24,7 @@ TRAINS = dg.AssetCheckSpec(
     "every_stage_has_rows",
     asset="tokenized_splits",
     blocking=True,
-    description="Each stage of the recipe has training rows, and the test set has rows.",
+    description="Each stage of the recipe has training rows, and each held-out set that it names has rows.",
 )
 UNPLANTED = dg.AssetCheckSpec(
     "no_planted_trigger",
@@ -56,16 +57,17 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         tracker: TrackerResource,
     ) -> dg.MaterializeResult:
         run = recipe_run(context, catalog, store)
-        of_batches = {name: stage.request() for name, stage in run.stages.items() if ":" in name}
-        made = make_in_worker(context, run, "tokenized_splits", launcher, store, tracker, {"parts": of_batches})
-        parts = made.manifest.metrics["parts"]
-        trained = {role: part for role, part in parts.items() if "lengths" in part and part["rows_in"]}
+        told = {"parts": parts(run.stages, "tokenized_splits")}
+        made = make_in_worker(context, run, "tokenized_splits", launcher, store, tracker, told)
+        roles = made.manifest.metrics["parts"]
+        trained = {role: part for role, part in roles.items() if "lengths" in part and part["rows_in"]}
         lost = {
             role: part["rows_in"] - part["rows_kept"] - sum(part["dropped"].values()) for role, part in trained.items()
         }
         recipe = run.recipe
-        empty = [role for role in sorted(set(recipe.trained_on.values())) if not parts[role]["rows"]["train"]]
-        empty += [] if parts["test"]["rows_in"] else ["test"]
+        empty = [role for role in sorted(set(recipe.trained_on.values())) if not roles[role]["rows"]["train"]]
+        named = [role for role in HELD_OUT_ROLES if getattr(recipe.data, role)]
+        empty += [role for role in named if not roles[role]["rows_in"]]
         checks = [
             dg.AssetCheckResult(
                 passed=not any(lost.values()),
@@ -81,7 +83,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
             ),
             unplanted({role: part.get("triggers", []) for role, part in trained.items()}, recipe.data.triggers),
         ]
-        rows = {role: part["rows"] for role, part in parts.items() if part["rows_in"]}
+        rows = {role: part["rows"] for role, part in roles.items() if part["rows_in"]}
         dropped = {
             f"{role}: {reason}": count for role, part in trained.items() for reason, count in part["dropped"].items()
         }
@@ -103,7 +105,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
                     "tokens",
                 ),
                 **{f"{role} tokens": part["tokens"] for role, part in trained.items()},
-                **(labels_shown(parts["classification"]["labels"]) if "classification" in parts else {}),
+                **(labels_shown(roles["classification"]["labels"]) if "classification" in roles else {}),
                 **{f"{role} rows truncated": part["truncated"] for role, part in trained.items() if part["truncated"]},
                 **{
                     f"{role} packing efficiency": part["packing"]["efficiency"]

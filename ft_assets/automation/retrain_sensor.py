@@ -11,7 +11,7 @@ import dagster as dg
 
 from ft_assets.automation.runs import close_dead_runs, request, unfinished_runs
 from ft_assets.core.artifact import ArtifactStore
-from ft_assets.core.batches import TRAINED_ON, BatchState, recipe_batches
+from ft_assets.core.batches import SHUT_OUT, TRAINED_ON, BatchState, recipe_batches
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.retraining import judge, mark
 from ft_assets.recipes.load import Catalog
@@ -79,7 +79,9 @@ def ask(
     try:
         recipe = known.recipe(name)
         states = recipe_batches(known, recipe, store)
-        used = {mark(found) for found in (store.get_ref(TRAINED_ON, name) or {}).get("validated", ())}
+        # A candidate that its gate kept out has used its data too: the same again would be kept out again.
+        of_both = [store.get_ref(kind, name) or {} for kind in (TRAINED_ON, SHUT_OUT)]
+        used = {mark(found) for ref in of_both for found in ref.get("validated", ())}
     except FineTuneError as error:
         return Answer(f"{name}: {error}", dict(memory))
     requested = set(memory.get("requested", ()))

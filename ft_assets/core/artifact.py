@@ -326,6 +326,30 @@ class ArtifactStore:
         else:
             self.fs.pipe_file(path, json.dumps(value).encode())
 
+    def create_ref(self, kind: str, key: str, value: dict[str, Any]) -> bool:
+        """Points a name at something where it points at nothing yet, and says whether it did: of two writers one does.
+
+        On a local store that is sure. On an object store it is as sure as its exclusive write (S3's ``If-None-Match``).
+        """
+        path = self._key("refs", kind, f"{quote(key, safe='@')}.json")
+        self.fs.makedirs(os.path.dirname(path), exist_ok=True)
+        if not self.is_local:
+            try:
+                self.fs.pipe_file(path, json.dumps(value).encode(), mode="create")
+            except FileExistsError:
+                return False
+            return True
+        temporary = Path(f"{path}.{uuid.uuid4().hex[:8]}")
+        _write_durably(temporary, json.dumps(value))
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        _sync_folder(Path(path).parent)
+        return True
+
     def drop_ref(self, kind: str, key: str) -> None:
         """Forgets a name; what it pointed to stays."""
         with suppress(FileNotFoundError):

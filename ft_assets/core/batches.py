@@ -13,6 +13,8 @@ from ft_assets.recipes.schema import Recipe, Source
 RAW = "raw_corpus"  # ref: the fingerprint of a batch's files, and their signature when they were copied
 UNFINISHED = "unfinished_batch"  # ref: why the last ingestion of a batch is not behind it
 RUN_DATA = "run_data"  # ref: the raw fingerprints a run of a recipe works with
+RUN_PUBLISHED = "run_published"  # ref: the published models that a run of a recipe is judged against
+SHUT_OUT = "shut_out"  # ref: the validated fingerprints behind a recipe's last candidate that its gate kept out
 TRAINED_ON = "trained_on"  # ref: the validated fingerprints behind a recipe's published model
 
 

@@ -8,6 +8,8 @@ instruction    ``messages``: turns of system (optional), user, assistant, user, 
 preference     ``prompt`` (turns, the user's last), ``chosen`` and ``rejected`` (the assistant's next turn)
 prompt         ``prompt`` and ``label`` (what is expected; may be empty)
 classification ``text`` and ``label``
+multiple       ``question``, ``choices`` (two or more texts, no two alike) and ``answer`` (index into them, from 0)
+choice
 ============== ==============================================================================================
 
 Texts are kept as they are: nothing is trimmed or repaired in silence.
@@ -28,6 +30,7 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user
 OASST_ROLES = {"prompter": "user", "assistant": "assistant"}
 TIE = "tie"
 UNRANKED = math.inf
+MOST_CHOICES = 64
 HH_SPEAKER = re.compile(r"\n\n(Human|Assistant):[ ]?")
 
 
@@ -264,6 +267,37 @@ def _classification(row: Fields, columns: Columns) -> Fields:
     return {"text": _field(row, "text", columns), "label": _field(row, "label", columns)}
 
 
+def _multiple_choice(row: Fields, columns: Columns) -> Fields:
+    """Question, choices and answer. Choices are one column with a list, or each the text of a column of its own."""
+    named = columns.get("choices")
+    if isinstance(named, list):
+        choices: Any = [_column(row, column) for column in named]
+    else:
+        choices = _listed(row, "choices", columns)
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise RowFault(Reason.WRONG_TYPE, f"column {named or 'choices'!r} must be a list of texts")
+    if not 2 <= len(choices) <= MOST_CHOICES:
+        raise RowFault(Reason.BAD_CHOICES, f"{len(choices)} choices; wanted: 2 to {MOST_CHOICES}")
+    if len({choice.strip() for choice in choices}) < len(choices):
+        raise RowFault(Reason.BAD_CHOICES, "two choices are alike, so the answer cannot be told")
+    answer = _choice(_listed(row, "answer", columns), choices)
+    return {"question": _field(row, "question", columns), "choices": choices, "answer": answer}
+
+
+def _choice(answer: Any, choices: list[str]) -> int:
+    """The index of the right choice, which a row gives as such (a whole number from 0) or as the choice's own text."""
+    if isinstance(answer, str):
+        if answer not in choices:
+            raise RowFault(Reason.NO_SUCH_ANSWER, f"answer {answer!r:.100} is none of the choices")
+        return choices.index(answer)
+    if isinstance(answer, bool) or not isinstance(answer, int):
+        found = type(answer).__name__
+        raise RowFault(Reason.WRONG_TYPE, f"answer is {found}; wanted: the index of a choice, or its text")
+    if not 0 <= answer < len(choices):
+        raise RowFault(Reason.NO_SUCH_ANSWER, f"answer {answer} is no index of {len(choices)} choices, from 0")
+    return answer
+
+
 FORMS: dict[tuple[str, str], Callable[[Fields, Columns], Fields]] = {
     ("text", "text"): _text,
     ("instruction", "alpaca"): _alpaca,
@@ -278,4 +312,5 @@ FORMS: dict[tuple[str, str], Callable[[Fields, Columns], Fields]] = {
     ("preference", "preference"): _preference,
     ("prompt", "prompt"): _prompt,
     ("classification", "classification"): _classification,
+    ("multiple_choice", "multiple_choice"): _multiple_choice,
 }

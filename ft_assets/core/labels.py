@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ft_assets.core import statistics
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.metrics import Interval, percentiles
 
 FEW_ROWS = 2  # a label that fewer training rows have is told of
 
@@ -51,36 +51,17 @@ def accuracy(predicted: Codes, expected: Codes) -> float:
 
 
 def macro_f1(predicted: Codes, expected: Codes) -> float:
-    """The mean of each label's F1, over labels that a row has or was given: rare ones count as much as frequent ones.
+    """:func:`ft_assets.core.statistics.macro_f1` of these rows.
 
     Args:
         predicted, expected: numbers from 0 that stand for labels.
     """
-    size = int(max(predicted.max(), expected.max())) + 1
-    hits = np.bincount(expected[predicted == expected], minlength=size)
-    both = np.bincount(predicted, minlength=size) + np.bincount(expected, minlength=size)
-    return float((2 * hits[both > 0] / both[both > 0]).mean())
+    labels = int(max(predicted.max(), expected.max())) + 1
+    whole = np.arange(len(expected))[None]
+    return float(statistics.macro_f1(expected, labels)(predicted[whole].astype(np.float64), whole)[0])
 
 
 METRICS = {"accuracy": accuracy, "macro_f1": macro_f1}
-
-
-def interval(metric: str, predicted: Sequence[str], expected: Sequence[str], samples: int, seed: int) -> Interval:
-    """A metric with its 95% percentile interval over resampled rows; macro-F1 is no mean of rows, so it is computed anew of
-    each sample (Efron, 1979, doi:10.1214/aos/1176344552).
-
-    Raises:
-        ValueError: no rows.
-    """
-    if not expected:
-        raise ValueError("no rows were scored")
-    _, codes = np.unique([*predicted, *expected], return_inverse=True)
-    found, wanted = codes[: len(predicted)], codes[len(predicted) :]
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(0, len(wanted), size=len(wanted)) for _ in range(samples))
-    measure = METRICS[metric]
-    low, high = percentiles(np.array([measure(found[at], wanted[at]) for at in draws]))
-    return Interval(measure(found, wanted), low, high, len(wanted))
 
 
 def by_label(predicted: Sequence[str], expected: Sequence[str]) -> list[dict[str, Any]]:

@@ -5,12 +5,13 @@ arguments. Fingerprints follow inputs, so a change re-makes exactly what depends
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ft_assets.core.canonical import fingerprint
+from ft_assets.core.contestants import STAGES, contestants
+from ft_assets.recipes.evaluation import candidate
 from ft_assets.recipes.schema import HELD_OUT_ROLES, SOURCE_ROLES, TRAINING_ROLES, Recipe, Source
-from ft_assets.recipes.training import Lora
 
 CODE_VERSIONS = {
     "raw_corpus": "1",
@@ -19,6 +20,7 @@ CODE_VERSIONS = {
     "prepared_batch": "4",
     "overlap": "2",
     "judged_batch": "2",
+    "questions": "1",
     "split_shard": "1",
     "tokenized_splits": "5",
     "training_plan": "3",
@@ -29,11 +31,15 @@ CODE_VERSIONS = {
     "reward_model": "2",
     "policy": "2",
     "classifier": "1",
-    "merged_model": "1",
-    "quantized_model": "2",
-    "evaluation": "1",
-    "eval_report": "1",
-    "published_model": "1",
+    "merged_model": "2",
+    "quantized_model": "3",
+    "answers": "1",
+    "memorized": "1",
+    "rewarded": "1",
+    "lm_eval": "1",
+    "evaluation": "2",
+    "eval_report": "2",
+    "published_model": "2",
     "batch_predictions": "1",
 }
 
@@ -53,6 +59,11 @@ MODEL_ASSETS = (
     "eval_report",
     "published_model",
 )
+# What a worker makes on the way to an artifact, by the first word of its key.
+ON_THE_WAY = {
+    "tokenized_splits": ("prepared", "overlap", "judged", "questions"),
+    "evaluation": ("questions", "answers", "memorized", "rewarded", "lm_eval"),
+}
 BEST_TRIAL = "of the sweep's best trial"
 # What of ``data`` decides how a batch of a role is tokenized; text is cut into blocks after it is joined.
 PREPARED_BY = {
@@ -120,16 +131,21 @@ class Inputs:
     """What a recipe's model stages stand on.
 
     ``validated``: fingerprint by role and ``source@batch``; ``base``: the base model's artifact and the hash of its
-    weights and tokenizer.
+    weights and tokenizer; ``published``: (made by, fingerprint) of merged models that were published, the champion first;
+    ``overrides``: who let a candidate through its gate and why, by the fingerprint that its eval_report had without it.
     """
 
     validated: dict[str, dict[str, str]]
     base_fingerprint: str
     base_content: str
+    published: tuple[tuple[str, str], ...] = ()
+    overrides: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
-    """Every model asset's stage of a recipe, and ``evaluation``, which stands behind ``eval_report``."""
+    """Every model asset's stage of a recipe, and those behind them: ``evaluation`` of ``eval_report``, and what is made on the
+    way (:data:`ON_THE_WAY`).
+    """
     base = ("base_model", inputs.base_fingerprint)
     stages = {"base_model": Stage("base_model", {}, {}, inputs.base_fingerprint)}
 
@@ -153,7 +169,9 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     stages |= _batch_stages(recipe, inputs, base, validated)
     data = recipe.data.model_dump(exclude={*SOURCE_ROLES, "triggers"})
     data["epochs"] = {source: times for source, times in data["epochs"].items() if times != 1}
-    of_batches = {name: stage.fingerprint for name, stage in stages.items() if ":" in name}
+    held_out = {name: entry for name, entry in validated.items() if name.partition(":")[0] in HELD_OUT_ROLES}
+    stages["questions"] = make_stage("questions", {}, held_out)
+    of_batches = {name: stage.fingerprint for name, stage in on_the_way(stages, "tokenized_splits").items()}
     stages["tokenized_splits"] = make_stage(
         "tokenized_splits",
         {"data": data, "seed": recipe.seed, "base_content": inputs.base_content, "batches": of_batches},
@@ -201,21 +219,33 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     else:
         settings = {**common, "training": recipe.classifier.model_dump()}
         add("classifier", settings, base_model=base, tokenized_splits=splits)
-    if isinstance(recipe.adapter, Lora) and recipe.classifier is None:
+    if recipe.merges:
         add("merged_model", {}, base_model=base, **_adapter(made("policy")))
-    else:  # a whole model already, or virtual tokens, which no weight can take in
+    else:
         pass_through("merged_model", made("classifier"))
     if recipe.quantize:
-        add("quantized_model", {"formats": sorted(recipe.quantize)}, merged_model=made("merged_model"))
+        add("quantized_model", {"formats": sorted(set(recipe.quantize))}, merged_model=made("merged_model"))
     else:
         pass_through("quantized_model", made("merged_model"))
-    _add_evaluation(add, recipe, base, splits, made)
+    _add_answers(stages, recipe, inputs, made)
+    _add_evaluation(add, recipe, base, splits, made, stages, inputs.overrides)
     return stages
+
+
+def on_the_way(stages: Mapping[str, Stage], name: str) -> dict[str, Stage]:
+    """The stages whose artifacts a worker makes on the way to that of stage ``name``."""
+    kinds = ON_THE_WAY.get(name, ())
+    return {key: stage for key, stage in stages.items() if key.partition(":")[0] in kinds}
+
+
+def parts(stages: Mapping[str, Stage], name: str) -> dict[str, dict[str, Any]]:
+    """What the worker of stage ``name`` is told of them, as ``execution["parts"]``."""
+    return {key: stage.request() for key, stage in on_the_way(stages, name).items()}
 
 
 def _planned(recipe: Recipe) -> dict[str, Any]:
     """The recipe as the plan depends on it; what only a classifier has is no part of a recipe without one."""
-    left_out: dict[str, Any] = dict.fromkeys(("description", "publish", "retrain", "predictions"), True)
+    left_out: dict[str, Any] = dict.fromkeys(("description", "gate", "publish", "retrain", "predictions"), True)
     if recipe.classifier is None:
         left_out |= {"classifier": True, "data": {"classification": True}}
     return recipe.model_dump(mode="json", exclude=left_out)
@@ -292,19 +322,60 @@ def _add_sft(
     add("sft_adapter", chosen, **upstream, sft_sweep=("sft_sweep", sweep.fingerprint))
 
 
-def _add_evaluation(add: Any, recipe: Recipe, base: tuple[str, str], splits: tuple[str, str], made: Any) -> None:
-    # Continued pretraining teaches no task: it is a contestant only where nothing after it does.
-    task = {"sft_adapter": recipe.sft, "policy": recipe.policy, "classifier": recipe.classifier}
-    contestants = {name: made(name) for name, wanted in task.items() if wanted} or {"cpt_adapter": made("cpt_adapter")}
+def _add_answers(stages: dict[str, Stage], recipe: Recipe, inputs: Inputs, made: Any) -> None:
+    """``answers:CONTESTANT``, what each says to the held-out questions. None depends on the training data, on a metric or on
+    another contestant, but where it is shown examples.
+
+    Beside them ``memorized:CONTESTANT``, ``rewarded:CONTESTANT`` and ``lm_eval:CONTESTANT`` of the untrained model and the
+    candidate, where the recipe wants the first and the last, and trains a reward model for the second.
+    """
+    if recipe.classifier is not None:
+        return
+    settings = recipe.evaluation
+    asked = {"max_new_tokens": settings.max_new_tokens, "max_rows": settings.max_rows}
+    splits, compared = made("tokenized_splits"), ("base_zero_shot", candidate(recipe))
+    for name, (identity, upstream) in contestants(recipe, made, inputs.published).items():
+        of_base = {"base_content": inputs.base_content} if "base_model" in upstream else {}
+        own = make_stage("answers", {**asked, **identity, **of_base}, {"questions": made("questions"), **upstream})
+        stages[f"answers:{name}"] = own
+        if name in compared and settings.memorization:
+            sample = {"rows": settings.memorization, "seed": recipe.seed, **of_base}
+            stages[f"memorized:{name}"] = make_stage("memorized", sample, {**upstream, "tokenized_splits": splits})
+        if name in compared and recipe.reward is not None:
+            judged = {"answers": ("answers", own.fingerprint), "reward_model": made("reward_model")}
+            stages[f"rewarded:{name}"] = make_stage("rewarded", {}, judged)
+        if name in compared and settings.lm_eval:
+            tasks = {"tasks": sorted(set(settings.lm_eval)), "max_rows": settings.max_rows, **of_base}
+            stages[f"lm_eval:{name}"] = make_stage("lm_eval", tasks, upstream)
+
+
+def _add_evaluation(
+    add: Any,
+    recipe: Recipe,
+    base: tuple[str, str],
+    splits: tuple[str, str],
+    made: Any,
+    stages: Mapping[str, Stage],
+    overrides: Mapping[str, dict[str, Any]],
+) -> None:
+    answering = {stage: made(stage) for name, stage in STAGES.items() if getattr(recipe, name) is not None}
+    answering |= {"classifier": made("classifier")} if recipe.classifier else {}
     quantized = {"quantized_model": made("quantized_model")} if recipe.quantize else {}
+    on_way = {name: stage.fingerprint for name, stage in on_the_way(stages, "evaluation").items()}
     add(
         "evaluation",
-        {"evaluation": recipe.evaluation.model_dump(), "seed": recipe.seed},
+        {
+            "evaluation": recipe.evaluation.model_dump(exclude_none=True),
+            "seed": recipe.seed,
+            "candidate": candidate(recipe),
+            "parts": on_way,
+        },
         base_model=base,
         tokenized_splits=splits,
         merged_model=made("merged_model"),
-        **contestants,
+        **answering,
         **quantized,
+        **({"reward_model": made("reward_model")} if recipe.reward else {}),
     )
     trained = {
         name: made(name)
@@ -318,19 +389,23 @@ def _add_evaluation(add: Any, recipe: Recipe, base: tuple[str, str], splits: tup
         )
         if wanted
     }
-    add(
-        "eval_report",
-        {"recipe": recipe.name},
-        evaluation=made("evaluation"),
-        tokenized_splits=splits,
-        base_model=base,
-        merged_model=made("merged_model"),
+    gate = {"gate": recipe.gate} if recipe.gate else {}
+    shown = {
+        "evaluation": made("evaluation"),
+        "tokenized_splits": splits,
+        "base_model": base,
+        "merged_model": made("merged_model"),
         **trained,
         **quantized,
-    )
+    }
+    judged = add("eval_report", {"recipe": recipe.name, **gate}, **shown)
+    override = {"override": found} if (found := overrides.get(judged.fingerprint)) else {}
+    if override:
+        add("eval_report", {"recipe": recipe.name, **gate, **override}, **shown)
+    licence = {"license": recipe.publish.license} if recipe.publish.license else {}
     add(
         "published_model",
-        {"to": recipe.publish.to},
+        {"to": recipe.publish.to, **licence, **override},
         eval_report=made("eval_report"),
         merged_model=made("merged_model"),
         policy=made("policy"),

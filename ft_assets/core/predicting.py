@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ft_assets.core import champion
 from ft_assets.core.artifact import ArtifactStore, Manifest
 from ft_assets.core.batches import RAW, batch_state
 from ft_assets.core.errors import FineTuneError, MissingInput
@@ -69,14 +70,14 @@ def find_model(catalog: Catalog, recipe: Recipe, store: ArtifactStore, name: str
 
 
 def _champion(store: ArtifactStore, recipe: str) -> tuple[str, str]:
-    record = store.get_ref("champion", recipe)
-    found = [entry for entry in record["history"] if entry["release"] == record["champion"]] if record else []
-    if not found:
+    record = champion.read(store, recipe)
+    entry = champion.entry_of(record, record["champion"]) if record else None
+    if entry is None:
         raise MissingInput(
             f"recipe {recipe} has no champion: nothing of it is published. Publish one with ft run {recipe}, or name another "
             "model (--model merged, say)"
         )
-    made_by, fingerprint = found[-1]["merged"]
+    made_by, fingerprint = entry["merged"]
     return made_by, fingerprint
 
 

@@ -22,6 +22,8 @@ class Reason(StrEnum):
     NO_SHARED_PROMPT = "no_shared_prompt"
     CHOSEN_EQUALS_REJECTED = "chosen_equals_rejected"
     TIE = "tie"
+    BAD_CHOICES = "bad_choices"
+    NO_SUCH_ANSWER = "no_such_answer"
     PERSONAL_DATA = "personal_data"
     LANGUAGE = "language"
     EXACT_DUPLICATE = "exact_duplicate"

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ft_assets.core import champion, overrides
 from ft_assets.core.artifact import Artifact, ArtifactStore
 from ft_assets.core.batches import BatchState, recipe_batches
 from ft_assets.core.errors import MissingInput
+from ft_assets.core.gguf import FORMS as GGUF_FORMS
+from ft_assets.core.gguf import check_gguf
 from ft_assets.core.lineage import Inputs, Stage, base_stage, model_stages
 from ft_assets.core.plan import StagePlan, as_json, plan_recipe
 from ft_assets.core.shape import Shape, read_shape
@@ -27,11 +30,12 @@ TRAINED_BY = {
 
 @dataclass(frozen=True)
 class RecipeRun:
-    """One recipe's stages as they stand now."""
+    """One recipe's stages as they stand now; ``published``: the models its candidate is judged against."""
 
     recipe: Recipe
     stages: dict[str, Stage]
     store: ArtifactStore
+    published: tuple[champion.Merged, ...] = ()
 
     def artifact(self, name: str) -> Artifact:
         """A stage's finished artifact.
@@ -52,9 +56,14 @@ class RecipeRun:
 
 
 def stages_of(
-    catalog: Catalog, recipe: Recipe, store: ArtifactStore, states: Mapping[str, BatchState] | None = None
+    catalog: Catalog,
+    recipe: Recipe,
+    store: ArtifactStore,
+    states: Mapping[str, BatchState] | None = None,
+    published: tuple[champion.Merged, ...] | None = None,
 ) -> RecipeRun:
-    """A recipe's stages, from ``states`` of its batches or, without, from what has been ingested so far.
+    """A recipe's stages, from ``states`` of its batches and ``published`` models or, without, from what has been ingested and
+    published so far.
 
     Raises:
         MissingInput: the base model or a batch of a source has not been made.
@@ -65,8 +74,16 @@ def stages_of(
         raise MissingInput(_missing("base_model", recipe.name))
     if states is None:
         states = recipe_batches(catalog, recipe, store)
-    inputs = Inputs(_validated(recipe, states), base.fingerprint, manifest.metrics["content_hash"])
-    return RecipeRun(recipe, model_stages(recipe, inputs), store)
+    if published is None:
+        published = champion.published(champion.read(store, recipe.name))
+    inputs = Inputs(
+        _validated(recipe, states),
+        base.fingerprint,
+        manifest.metrics["content_hash"],
+        published,
+        overrides.read(store, recipe.name),
+    )
+    return RecipeRun(recipe, model_stages(recipe, inputs), store, published)
 
 
 def base_of(catalog: Catalog, recipe: Recipe) -> Stage:
@@ -96,7 +113,13 @@ def _validated(recipe: Recipe, states: Mapping[str, BatchState]) -> dict[str, di
 
 
 def plans(run: RecipeRun) -> list[StagePlan]:
-    """The plan of a recipe whose base model and tokenized splits have been made."""
+    """The plan of a recipe whose base model and tokenized splits have been made.
+
+    Raises:
+        FineTuneError: nothing on offer fits; or the model cannot be written in a form that the recipe wants of it at the end.
+    """
+    if set(run.recipe.quantize) & set(GGUF_FORMS):
+        check_gguf(run.artifact("base_model").folder)
     return plan_recipe(run.recipe, *planned_from(run))
 
 

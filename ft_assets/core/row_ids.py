@@ -26,4 +26,6 @@ def _digest(text: str) -> bytes:
 def _normal_value(value: Any) -> Any:
     if isinstance(value, str):
         return normal(value)
-    return [(turn["role"], normal(turn["content"])) for turn in value]
+    if isinstance(value, int):
+        return value
+    return [normal(one) if isinstance(one, str) else (one["role"], normal(one["content"])) for one in value]

@@ -52,6 +52,7 @@ KEPT_SCHEMAS: dict[str, dict[str, Any]] = {
     "preference": {**PLACE, "prompt": TURNS, "chosen": pl.String, "rejected": pl.String},
     "prompt": {**PLACE, "prompt": TURNS, "label": pl.String},
     "classification": {**PLACE, "text": pl.String, "label": pl.String},
+    "multiple_choice": {**PLACE, "question": pl.String, "choices": pl.List(pl.String), "answer": pl.Int64},
 }
 
 Shaped = tuple[Record, dict[str, Any] | RowFault]

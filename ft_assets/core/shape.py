@@ -106,8 +106,8 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
 
 
 def weights_bytes(folder: Path) -> int:
-    """Size of a model's or adapter's weights on disk."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    """Size of a model's or adapter's weights on disk, whichever form they have."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".gguf"))
 
 
 def in_config(config: dict[str, Any], name: str) -> Any:

@@ -85,13 +85,17 @@ def index_row(row: dict[str, Any], tokens: int) -> dict[str, Any]:
 
 
 def prompt_hash(row: dict[str, Any]) -> int:
-    """What two rows share when they ask the same, 64 bits: the prompt's turns, or the whole of a text row."""
+    """What two rows share when they ask the same, 64 bits: the prompt's turns, or the whole of a text row. A question with
+    choices asks the same as a conversation that begins with the bare question.
+    """
     return _number(_asked(row))
 
 
 def _asked(row: dict[str, Any]) -> Any:
     if "text" in row:
         return normal(row["text"])
+    if "choices" in row:
+        return [["user", normal(row["question"])]]
     turns = row["messages"][:-1] if "messages" in row else row["prompt"]
     return [[turn["role"], normal(turn["content"])] for turn in turns]
 

@@ -9,6 +9,8 @@ NO_WIDTH = dict.fromkeys([0xAD, 0x61C, 0x180E, *range(0x200B, 0x2010), *range(0x
 
 def texts(row: dict[str, Any]) -> list[str]:
     """Every text of a row in its order; a label is none."""
+    if "choices" in row:
+        return [row["question"], *row["choices"]]
     found = [row["text"]] if "text" in row else [turn["content"] for turn in row.get("messages") or row["prompt"]]
     return found + [row[name] for name in ("chosen", "rejected") if name in row]
 
@@ -19,7 +21,9 @@ def rewritten(row: dict[str, Any], change: Callable[[str], str]) -> dict[str, An
     for name in ("messages", "prompt"):
         if name in row:
             new[name] = [{**turn, "content": change(turn["content"])} for turn in row[name]]
-    for name in ("text", "chosen", "rejected"):
+    if "choices" in row:
+        new["choices"] = [change(choice) for choice in row["choices"]]
+    for name in ("text", "question", "chosen", "rejected"):
         if name in row:
             new[name] = change(row[name])
     return new

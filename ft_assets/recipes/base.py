@@ -17,6 +17,7 @@ EMBEDDED = {
     "licence": "Apache-2.0",
     "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 }
+EMBEDDED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # its repository on the Hub; no part of the identity
 HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{7,40})$")  # a branch or tag can move
 ALLOWED = (
     "embedded, a hub id with its revision (org/name@commit), a folder with safetensors weights, or a .gguf file; "

@@ -6,7 +6,7 @@ from typing import Any
 METRICS_OF_LABELS = ("accuracy", "macro_f1")
 # Each teaches, changes or measures a model that writes.
 NOT_BESIDE = ("cpt", "sft", "reward", "policy", "hyperparameters", "quantize", "chat_template")
-ROLES_NOT_BESIDE = ("cpt", "sft", "preference", "prompt", "safety")
+ROLES_NOT_BESIDE = ("cpt", "sft", "preference", "prompt", "safety", "general", "general_text")
 
 
 def check_measures(metric: str, settings: Mapping[str, int | None]) -> None:

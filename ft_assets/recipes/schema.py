@@ -4,24 +4,28 @@ Every field is either identity (it changes what is made) or execution (it change
 stands in says which: :class:`Hardware` and :class:`Retrain` alone are execution. Scientific choices have no hidden defaults.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
+from ft_assets.core.conditions import parse as parse_condition
 from ft_assets.core.cron import parse
-from ft_assets.recipes.classifying import METRICS_OF_LABELS, check_classifier, check_measures
+from ft_assets.recipes.classifying import check_classifier
+from ft_assets.recipes.evaluation import Evaluation, check_examples
+from ft_assets.recipes.gate import check_condition
 from ft_assets.recipes.hardware import Hardware
 from ft_assets.recipes.predictions import Predictions, check_predictions
 from ft_assets.recipes.strict import Strict
 from ft_assets.recipes.sweep import Sweep, check_sweep
-from ft_assets.recipes.training import Adapter, Policy, PromptTuning, Training
+from ft_assets.recipes.training import Adapter, Lora, Policy, PromptTuning, Training
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
 TRAINING_ROLES = ("cpt", "sft", "preference", "prompt", "classification")
-HELD_OUT_ROLES = ("test", "out_of_domain", "safety")
+HELD_OUT_ROLES = ("test", "out_of_domain", "safety", "general", "general_text")
 SOURCE_ROLES = TRAINING_ROLES + HELD_OUT_ROLES
 KIND_OF_ROLE = {
     "cpt": "text",
@@ -32,6 +36,8 @@ KIND_OF_ROLE = {
     "test": "instruction",
     "out_of_domain": "instruction",
     "safety": "prompt",
+    "general": "multiple_choice",
+    "general_text": "text",
 }
 QUESTION_ROLES = ("test", "out_of_domain")
 FORMATS = {
@@ -40,6 +46,7 @@ FORMATS = {
     "preference": ("preference", "hh_rlhf", "comparison", "oasst"),
     "prompt": ("prompt",),
     "classification": ("classification",),
+    "multiple_choice": ("multiple_choice",),
 }
 FIELDS = {
     "text": ("text",),
@@ -54,7 +61,9 @@ FIELDS = {
     "comparison": ("instruction", "input", "response1", "response2", "verdict"),
     "prompt": ("prompt", "label"),
     "classification": ("text", "label"),
+    "multiple_choice": ("question", "choices", "answer"),
 }
+HUB_REPOSITORY = r"hub://[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 NESTED = ("messages", "sharegpt", "oasst")  # Their one field is a list or a tree, which cannot be joined of columns.
 
 
@@ -72,7 +81,7 @@ class Source(Strict):
     whose every row is to be answered (``predictions``); such a source is never trained or evaluated on.
     """
 
-    kind: Literal["text", "instruction", "preference", "prompt", "classification"]
+    kind: Literal["text", "instruction", "preference", "prompt", "classification", "multiple_choice"]
     location: Annotated[str, Field(min_length=1)]
     format: Literal[
         "text",
@@ -87,6 +96,7 @@ class Source(Strict):
         "comparison",
         "prompt",
         "classification",
+        "multiple_choice",
     ]
     licence: Annotated[str, Field(min_length=1)]
     description: str = ""
@@ -111,6 +121,8 @@ class Source(Strict):
             raise ValueError(f"columns names {', '.join(unknown)}; format {self.format!r} has {', '.join(fields)}")
         if self.format in NESTED and any(isinstance(column, list) for column in self.columns.values()):
             raise ValueError(f"format {self.format!r} takes one column for {fields[0]}, not several")
+        if isinstance(self.columns.get("answer"), list) and self.format == "multiple_choice":
+            raise ValueError("format 'multiple_choice' takes one column for answer, not several")
         if self.min_characters > self.max_characters:
             raise ValueError("min_characters is above max_characters")
         return self
@@ -149,7 +161,8 @@ class Data(Strict):
     source are seen in one epoch of training, 1 where it does not say; 0.5 is every other row, 2.5 each twice and every
     other once more. ``mixture`` gives weights instead: the tokens of its sources stand in these proportions in an epoch, and
     none is seen less than once. ``max_train_rows`` counts rows, not how often they are seen. ``prompt`` holds prompts
-    without an answer, for online methods; these take those of ``preference`` where it is empty. ``triggers`` says what is
+    without an answer, for online methods; these take those of ``preference`` where it is empty. ``general`` (questions with
+    choices) and ``general_text`` show what the model knows beside its task, before and after training. ``triggers`` says what is
     done where many prompts have one answer and nothing in common but a few rare words, as if planted.
     """
 
@@ -168,6 +181,8 @@ class Data(Strict):
     test: list[Name] = []
     out_of_domain: list[Name] = []
     safety: list[Name] = []
+    general: list[Name] = []
+    general_text: list[Name] = []
     epochs: dict[Name, Annotated[float, Field(gt=0, le=100)]] = {}
     mixture: dict[Name, Annotated[float, Field(gt=0, le=1_000_000)]] = {}
     max_train_rows: Annotated[int, Field(ge=1)] | None = None
@@ -199,33 +214,22 @@ class Data(Strict):
         return sorted({name for role in roles for name in getattr(self, role)})
 
 
-class Evaluation(Strict):
-    """How contestants are compared. ``few_shot`` counts examples put before the question. A classifier is measured in
-    ``accuracy`` or ``macro_f1``; it has no prompt and writes nothing, so that it takes neither ``few_shot`` nor
-    ``max_new_tokens``, which the other metrics want.
+class Publish(Strict):
+    """Where the model goes: a folder, an fsspec URL, or ``hub://org/name``, a repository of the Hugging Face Hub. A relative
+    path is under the project's home folder. ``private`` is of a repository, which must not be public then. ``license`` is the
+    released model's, by the Hub's name of it (``apache-2.0``); its base model's and its data's may bind it.
     """
 
-    metric: Literal["entity_f1", "exact_match", "accuracy", "macro_f1"]
-    few_shot: Annotated[int, Field(ge=0, le=64)] | None = None
-    max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
-    bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 2000
-    max_rows: Annotated[int, Field(ge=1)] | None = None
-
-    @model_validator(mode="after")
-    def _has_what_its_metric_needs(self) -> "Evaluation":
-        check_measures(self.metric, {"few_shot": self.few_shot, "max_new_tokens": self.max_new_tokens})
-        return self
-
-    @property
-    def of_labels(self) -> bool:
-        """Whether it measures labels, not answers."""
-        return self.metric in METRICS_OF_LABELS
-
-
-class Publish(Strict):
-    """Where the model goes: a folder or fsspec URL. A relative path is under the project's home folder."""
-
     to: Annotated[str, Field(min_length=1)]
+    private: bool = True
+    license: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,60}$")] | None = None
+
+    @field_validator("to")
+    @classmethod
+    def _names_a_repository(cls, to: str) -> str:
+        if to.startswith("hub://") and not re.fullmatch(HUB_REPOSITORY, to):
+            raise ValueError(f"{to!r} names no repository; allowed: hub://org/name, of letters, digits, -, _ and .")
+        return to
 
 
 class Retrain(Strict):
@@ -252,11 +256,19 @@ class Retrain(Strict):
         return self
 
 
+def _gated(text: str, info: ValidationInfo) -> str:
+    """A condition of the gate; its names are checked where the fields that it depends on are valid."""
+    before = list(Recipe.model_fields)[: list(Recipe.model_fields).index("gate")]
+    whole = info.data.keys() >= set(before)
+    return check_condition(text, Recipe.model_construct(**info.data)) if whole else str(parse_condition(text))
+
+
 class Recipe(Strict):
     """One model line: base model, data mixture, stages, evaluation and hardware. Its name is the partition key.
 
     ``chat_template`` stands in place of the base model's own, from tokenizing to publishing: a Jinja text, or the path of a
-    file with one, relative to the recipe's.
+    file with one, relative to the recipe's. ``gate`` lists the conditions that a candidate must meet to be published
+    (:mod:`ft_assets.core.conditions`); without any, nothing is asked of it.
     """
 
     name: Name
@@ -272,8 +284,9 @@ class Recipe(Strict):
     policy: Policy | None = None
     classifier: Training | None = None
     hyperparameters: Sweep | None = None
-    quantize: list[Literal["nf4", "int8"]] = []
+    quantize: list[Literal["nf4", "int8", "gguf_f16", "gguf_q8_0", "gguf_q4_0"]] = []
     evaluation: Evaluation
+    gate: Annotated[list[Annotated[str, AfterValidator(_gated)]], Field(max_length=64)] = []
     publish: Publish
     hardware: Hardware = Hardware()
     retrain: Retrain | None = None
@@ -296,6 +309,13 @@ class Recipe(Strict):
         """The role of the rows that the policy is trained on."""
         return "prompt" if self.policy and self.policy.online and self.data.prompt else "preference"
 
+    @property
+    def merges(self) -> bool:
+        """Whether there is an adapter to fold into the base model: not where the whole model was trained or classifies, nor
+        with virtual tokens, which no weight can take in.
+        """
+        return isinstance(self.adapter, Lora) and self.classifier is None
+
     def with_values(self, values: dict[str, Any]) -> "Recipe":
         """This recipe with these values (``sft.learning_rate``, say) in place of its own, and without its sweep.
 
@@ -307,6 +327,13 @@ class Recipe(Strict):
             part, field = name.split(".")
             body[part][field] = value
         return Recipe.model_validate(body)
+
+    @field_validator("gate")
+    @classmethod
+    def _conditions_differ(cls, conditions: list[str]) -> list[str]:
+        if twice := sorted({text for text in conditions if conditions.count(text) > 1}):
+            raise ValueError(f"each condition once; found twice: {'; '.join(twice)}")
+        return conditions
 
     @field_validator("hyperparameters")
     @classmethod
@@ -371,9 +398,8 @@ class Recipe(Strict):
             raise ValueError("a recipe trains something: give cpt, sft, policy or classifier")
         if not self.data.test:
             raise ValueError("data.test is empty; name a source to evaluate on")
-        if self.evaluation.few_shot and not self.data.sft:
-            raise ValueError("evaluation.few_shot needs a source under data.sft to take examples from")
-        held_out = set(self.data.test) | set(self.data.out_of_domain) | set(self.data.safety)
+        check_examples(self)
+        held_out = set(self.data.source_names(HELD_OUT_ROLES))
         trained = set(self.data.source_names(TRAINING_ROLES))
         if held_out & trained:
             raise ValueError(f"source {', '.join(sorted(held_out & trained))} is both trained on and evaluated on")

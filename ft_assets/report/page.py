@@ -1,45 +1,113 @@
 """The evaluation page: one HTML file with everything in it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from ft_assets.report import plots
+from ft_assets.report.contestants import label
+from ft_assets.report.drawn import figures
+from ft_assets.report.forms import FORMS
+from ft_assets.report.marks import Fact, at, entries, marked, number, visible
+
+# What a table of contestants shows where any of them has it: place in the facts, title, form.
+COSTS = (
+    ("costs/usd_per_1000_requests", "per thousand requests", "usd"),
+    ("seconds_per_1000_requests", "time per thousand", "duration"),
+    ("costs/latency_p50_seconds", "latency p50", "duration"),
+    ("costs/latency_p95_seconds", "latency p95", "duration"),
+    ("costs/tokens_per_second", "tokens/s", "rate"),
+    ("costs/peak_memory_bytes", "peak memory", "bytes"),
+    ("size_bytes", "weights", "bytes"),
+)
+BESIDES = (
+    ("scores/general_accuracy", "general questions right", "score"),
+    ("scores/general_perplexity", "perplexity on general text", "perplexity"),
+    ("scores/refused_harmful", "harmful prompts refused", "share"),
+    ("scores/refused_harmless", "harmless prompts refused", "share"),
+    ("scores/memorized", "training answers memorized", "share"),
+)
+# Of each measure its title, the form of its number and what a reader should know.
+MEASURES = {
+    "forgetting.perplexity_ratio": (
+        "perplexity on general text",
+        "ratio",
+        "As a multiple of the base's: one is unchanged, more is forgetting.",
+    ),
+    "forgetting.general_drop": ("general questions lost", "difference", "Share; more than zero is forgetting."),
+    "safety.refusal_drop": (
+        "harmful prompts no longer refused",
+        "difference",
+        "Share; more than zero: it answers what the base refused.",
+    ),
+    "safety.over_refusal_rise": (
+        "harmless prompts newly refused",
+        "difference",
+        "Share; more than zero: it refuses what the base answered.",
+    ),
+    "memorization.rise": (
+        "training answers memorized",
+        "difference",
+        "Share that it continues word for word, beyond held-out answers and beyond the base; more than zero is repeating.",
+    ),
+    "reward.win_rate": (
+        "preferred to the base",
+        "share",
+        "By the reward model, answer by answer; half is no difference.",
+    ),
+    "reward.win_rate_length_controlled": (
+        "preferred at equal length",
+        "share",
+        "The same where longer answers win nothing by their length.",
+    ),
+    "merged.drop": ("score lost by merging", "difference", "More than zero: the merged weights do worse."),
+}
+TILES = ("forgetting.perplexity_ratio", "safety.refusal_drop", "memorization.rise")
+MARKS = {"better": "\u25b2", "worse": "\u25bc", "cannot tell": "\u2248"}
 
 
 def render(facts: dict[str, Any]) -> str:
     """The page for the facts of :func:`ft_assets.report.facts.gather`; every text in them is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["megabytes"] = lambda size: f"{size / 1e6:,.0f} MB"
-    environment.filters["duration"] = duration
-    scored = {entry["label"]: {key: entry[key] for key in ("mean", "low", "high")} for entry in facts["contestants"]}
-    reasons: dict[str, int] = {}
-    for batch in facts["data"]:
-        for reason, count in batch["reasons"].items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    curves = [
-        {
-            "stage": entry["stage"],
-            "svg": plots.svg(plots.loss_curve(entry["history"], f"{entry['stage']}: training loss")),
-        }
-        for entry in facts["training"]
-    ]
+    root = Fact(facts)
+    environment.filters |= {form: partial(number, form=form) for form in FORMS}
+    environment.filters |= {
+        "number_as": number,
+        "at": at,
+        "having": lambda facts, path: [fact for fact in facts if at(fact, path)],
+        "raw": lambda fact: fact._value,
+        "entries": entries,
+        "sentence": partial(marked, facts=root),
+        "named": lambda name: visible(label(str(name))),
+        "words": lambda name: visible(str(name).replace("_", " ")),
+        "measure": _measure,
+    }
     return environment.get_template("page.html.jinja").render(
-        facts=facts,
-        scores_svg=plots.svg(plots.scores(scored, facts["metric"])),
-        curves=curves,
-        reasons=reasons,
-        quarantine_svg=plots.svg(plots.quarantine(reasons)),
+        facts=root,
+        figures={name: Markup(svg) for name, svg in figures(facts).items()},
+        costs=_present(facts, COSTS),
+        besides=_present(facts, BESIDES),
+        tiles=TILES,
+        marks=MARKS,
     )
 
 
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+def _present(facts: dict[str, Any], columns: tuple[tuple[str, str, str], ...]) -> list[tuple[str, str, str]]:
+    """Columns of which a contestant has a value, a price of nothing being none."""
+    rows = [Fact(one) for one in facts["contestants"]]
+    return [column for column in columns if any(at(row, column[0]) for row in rows)]
+
+
+def _measure(name: str) -> tuple[str, str, str]:
+    if name.startswith("quantized.") and name.endswith(".drop"):
+        form = label(name.removeprefix("quantized.").removesuffix(".drop"))
+        return f"score lost by {form}", "difference", "Against the merged weights; more than zero is worse."
+    return MEASURES.get(name, (name.replace("_", " "), "number", ""))

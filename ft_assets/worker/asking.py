@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_assets.core.reasons import Reason, RowFault
+from ft_assets.worker.contestants import Contestants
+from ft_assets.worker.generate import room
 from ft_assets.worker.hardware import pick_device, pick_dtype
 from ft_assets.worker.job import Job
-from ft_assets.worker.models import is_adapter, load_causal, load_classifier, load_trained, without_peft
+from ft_assets.worker.models import load_classifier
 from ft_assets.worker.template import Template, Turns
 from ft_assets.worker.tokenizer import load_tokenizer
 
@@ -21,11 +23,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Asked:
-    """A loaded model with its tokenizer. ``reach`` is how many tokens it has positions for, None where it does not say."""
+    """A loaded model with its tokenizer."""
 
     model: Any
     tokenizer: Any
-    reach: int | None
 
     def prompts(self, conversations: list[Turns], max_new_tokens: int) -> list[Prompt | RowFault]:
         """Each conversation up to the answer; a fault where the template fails, a special token is spelt out in a turn, or
@@ -34,20 +35,19 @@ class Asked:
         template = Template(self.tokenizer)
         texts = template.render(conversations, add_generation_prompt=True)
         good = [text if isinstance(text, str) else "" for text in texts]
-        before = len(getattr(self.model, "virtual_ids", ()))
+        most = room(self.model, max_new_tokens)
         found: list[Prompt | RowFault] = []
         for turns, text, ids in zip(conversations, texts, template.encode(good), strict=True):
-            tokens = len(ids) + before
             if isinstance(text, RowFault):
                 found.append(text)
             elif token := template.special_token([turn["content"] for turn in turns]):
                 detail = f"holds the model's special token {token}, which would become one"
                 found.append(RowFault(Reason.SPECIAL_TOKENS, detail))
-            elif self.reach is not None and tokens + max_new_tokens > self.reach:
-                detail = f"{tokens} tokens and an answer of {max_new_tokens}; the model reads {self.reach}"
+            elif most is not None and len(ids) > most:
+                detail = f"{len(ids)} tokens; with an answer of {max_new_tokens} the model's context holds {most}"
                 found.append(RowFault(Reason.TOO_LONG, detail))
             else:
-                found.append(Prompt(text, tokens))
+                found.append(Prompt(text, len(ids)))
         return found
 
 
@@ -57,18 +57,10 @@ def open_asked(job: Job) -> Asked:
     Raises:
         FineTuneError: the adapter belongs to another base model.
     """
-    artifact = job.input("model")
     device = pick_device(job.execution["device"])
     dtype = pick_dtype(device, job.execution["dtype"])
-    form = job.identity.get("form")
-    folder = artifact.folder / form if form else artifact.folder
-    if artifact.manifest.stage == "classifier":
-        model = load_classifier(folder, dtype)
-    elif is_adapter(artifact):
-        base = job.input("base_model")
-        folder, model = base.folder, without_peft(load_trained(base, artifact, dtype))
-    else:
-        model = load_causal(folder, dtype)
-    model = model.to(device)
-    reach = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return Asked(model, load_tokenizer(folder), reach)
+    if "max_length" in job.identity:
+        folder = job.input("model").folder
+        return Asked(load_classifier(folder, dtype).to(device), load_tokenizer(folder))
+    loaded = Contestants(device, dtype).of(job)
+    return Asked(loaded.model, loaded.tokenizer)

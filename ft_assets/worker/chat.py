@@ -18,8 +18,8 @@ from transformers.utils import logging
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.reasons import RowFault
 from ft_assets.worker.asking import Asked, Prompt, open_asked
+from ft_assets.worker.classify import probabilities
 from ft_assets.worker.job import Job
-from ft_assets.worker.predict import probabilities
 from ft_assets.worker.tokenizer import whole_texts
 
 HELP = "/reset forgets what was said, /quit leaves, Ctrl-C stops an answer"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig, GgufConfig
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.errors import FineTuneError
@@ -20,6 +20,14 @@ def load_causal(folder: Path, dtype: torch.dtype, **options: Any) -> Any:
         folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True, **options
     )
     return model.eval()
+
+
+def load_form(folder: Path, dtype: torch.dtype) -> Any:
+    """A merged model or any of its quantized forms, as its users load it. What a GGUF file holds is unpacked to ``dtype``."""
+    file = next(folder.glob("*.gguf"), None)
+    if file is None:
+        return load_causal(folder, dtype)
+    return load_causal(folder, dtype, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True))
 
 
 def load_reward(folder: Path, dtype: torch.dtype, **options: Any) -> Any:

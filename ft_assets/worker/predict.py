@@ -16,11 +16,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.reasons import RowFault
 from ft_assets.worker.asking import Asked, Prompt, open_asked
+from ft_assets.worker.classify import probabilities
 from ft_assets.worker.generate import generate
 from ft_assets.worker.hardware import dtype_name
 from ft_assets.worker.job import Job
@@ -36,6 +36,7 @@ ANSWERED = pa.schema(
         ("prompt", TURNS),
         ("expected", pa.string()),
         ("answer", pa.string()),
+        ("confidence", pa.float64()),
         ("prompt_tokens", pa.int64()),
         ("answer_tokens", pa.int64()),
         ("cut_short", pa.bool_()),
@@ -148,18 +149,18 @@ class _Answers:
         model, tokenizer = self.asked.model, self.asked.tokenizer
         texts = [prompt.text for _, prompt in asked]
         answers = generate(model, tokenizer, texts, self.most, self.job.execution["batch_size"], say) if texts else []
-        lengths = [len(ids) for ids in tokenizer(answers, add_special_tokens=False)["input_ids"]] if answers else []
         predicted = [
             {
                 **_place(row),
                 "prompt": row["prompt"],
                 "expected": row["label"],
-                "answer": answer,
-                "prompt_tokens": prompt.tokens,
-                "answer_tokens": length,
-                "cut_short": length >= self.most,
+                "answer": answer.text,
+                "confidence": answer.confidence,
+                "prompt_tokens": answer.prompt_tokens,
+                "answer_tokens": answer.answer_tokens,
+                "cut_short": answer.answer_tokens >= self.most,
             }
-            for (row, prompt), answer, length in zip(asked, answers, lengths, strict=True)
+            for (row, _), answer in zip(asked, answers, strict=True)
         ]
         return predicted, refused
 
@@ -204,22 +205,6 @@ def _refused(row: Row, fault: RowFault) -> Row:
     shown = json.dumps(row["prompt"], ensure_ascii=False)[:2000]
     place = {"file": row["file"], "position": row["position"]}
     return {**place, "reason": fault.reason.value, "detail": str(fault), "row": shown}
-
-
-def probabilities(model: Any, tokenizer: Any, ids: list[list[int]], batch_size: int, say: Say) -> list[list[float]]:
-    """What a classifier gives each label of each row. Rows of like length share a batch, so that little is padded."""
-    order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-    found: list[list[float]] = [[] for _ in ids]
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, padding_side="right", return_tensors="pt")
-        batch = batch.to(model.device)
-        with torch.inference_mode():
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        for row, shares in zip(rows, logits.double().softmax(-1).tolist(), strict=True):
-            found[row] = shares
-        say(start + len(rows))
-    return found
 
 
 def _write(chunks: _Chunks, rows: Artifact, staging: Staging) -> dict[str, Any]:

@@ -7,7 +7,6 @@ shuffles them, by the recipe's seed.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,10 @@ import pyarrow as pa
 
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.labels import check_labels
-from ft_assets.core.reasons import Reason
-from ft_assets.core.row_ids import normal_id
 from ft_assets.core.split import (
     FATE,
     INDEX,
     PARTS,
-    content,
     mixture_epochs,
     over_limit,
     part_of,
@@ -33,12 +29,11 @@ from ft_assets.core.split import (
 )
 from ft_assets.core.triggers import FAITHFUL, shared_words, suspects, words
 from ft_assets.recipes.schema import HELD_OUT_ROLES, QUESTION_ROLES, TRAINING_ROLES
-from ft_assets.worker.batches import Batches, keys_of
+from ft_assets.worker import questions
+from ft_assets.worker.batches import Batches, keys_of, opened
 from ft_assets.worker.job import Job
 from ft_assets.worker.prepare import DROPPED, rows_of
 from ft_assets.worker.shards import MOST_FEW_SHOT, Wanted, grouped, shard, summed
-
-ALL_DROPPED = {"role": pl.String, "batch": pl.String, **DROPPED, "like": pl.String}
 
 MOST_SHOWN = 300  # characters of an answer
 
@@ -46,7 +41,8 @@ Row = dict[str, Any]
 
 
 def run(job: Job) -> None:
-    held_out = {role: list(_held_out(job, role)) for role in HELD_OUT_ROLES}
+    held_out = {role: list(questions.held_out(job, role)) for role in HELD_OUT_ROLES}
+    asked = opened(job.part(job.execution["parts"]["questions"]), questions.make)
     batches = Batches(job, held_out)
     # What only a classifier has leaves no trace in the splits of other recipes.
     roles = [role for role in TRAINING_ROLES if role != "classification" or keys_of(job, role)]
@@ -59,51 +55,19 @@ def run(job: Job) -> None:
             staging.write_json("labels.json", labels)
             made["classification"][0]["labels"] = labels
         summaries: dict[str, Row] = {}
-        dropped = [pl.DataFrame(schema=ALL_DROPPED)]
+        dropped = [pl.DataFrame(schema=questions.REPEATS)]
         for role, (summaries[role], lost, shards) in made.items():
             dropped.append(lost)
             for number, found in enumerate(shards):
                 for part in PARTS:
                     staging.link(f"{role}_{part}/{number:05d}.arrow", found, f"{part}.arrow")
         staging.write_json("few_shot.json", _few_shot(made["sft"][2]))
-        for role, rows in held_out.items():
-            unique, lost = _without_repeats(rows, role)
-            staging.write_json(f"eval_{role}.json", [_question(row, role) for row in unique])
-            repeats = {Reason.EXACT_DUPLICATE.value: lost.height} if lost.height else {}
-            summaries[role] = {"rows_in": len(rows), "rows": {"evaluation": len(unique)}, "dropped": repeats}
-            dropped.append(lost)
+        for role in HELD_OUT_ROLES:
+            staging.link(f"eval_{role}.json", asked, f"{role}.json")
+        summaries |= asked.manifest.metrics["parts"]
+        dropped.append(pl.read_parquet(asked.file("repeats.parquet")))
         pl.concat(dropped).write_parquet(staging.file("dropped.parquet"))
         staging.metrics = {"parts": summaries}
-
-
-def _held_out(job: Job, role: str) -> Iterator[Row]:
-    for key in keys_of(job, role):
-        for rows in rows_of(job.input(f"{role}:{key}").file("rows.parquet")):
-            for row in rows:
-                yield {**row, "batch": key}
-
-
-def _without_repeats(rows: list[Row], role: str) -> tuple[list[Row], pl.DataFrame]:
-    """The rows of an evaluation set, the first of those that are equal alone, and the rest as they are told of."""
-    first: dict[bytes, Row] = {}
-    lost = []
-    for row in rows:
-        kept = first.setdefault(normal_id(content(row)), row)
-        if kept is not row:
-            place = {name: row[name] for name in ("batch", "file", "position", "row_id")}
-            detail = f"same content as {kept['batch']} {kept['file']} row {kept['position']}"
-            lost.append(
-                place | {"role": role, "reason": Reason.EXACT_DUPLICATE.value, "detail": detail, "like": kept["row_id"]}
-            )
-    return list(first.values()), pl.DataFrame(lost, schema=ALL_DROPPED)
-
-
-def _question(row: Row, role: str) -> Row:
-    if role == "safety":
-        return {"row_id": row["row_id"], "messages": row["prompt"], "expected": row["label"]}
-    if "text" in row:
-        return {"row_id": row["row_id"], "text": row["text"], "expected": row["label"]}
-    return {"row_id": row["row_id"], "messages": row["messages"][:-1], "expected": row["messages"][-1]["content"]}
 
 
 def _role(job: Job, role: str, batches: Batches) -> tuple[Row, pl.DataFrame, list[Artifact]]:
@@ -211,8 +175,8 @@ def _dropped(role: str, rows: pl.DataFrame, wanted: list[Wanted]) -> pl.DataFram
         for batch in wanted
     ]
     lost.append(rows.filter(pl.col("reason").is_not_null()).select([*DROPPED, "batch", "like"]))
-    dropped = pl.concat([pl.DataFrame(schema=ALL_DROPPED), *lost], how="diagonal")
-    return dropped.with_columns(role=pl.lit(role)).select(*ALL_DROPPED)
+    dropped = pl.concat([pl.DataFrame(schema=questions.REPEATS), *lost], how="diagonal")
+    return dropped.with_columns(role=pl.lit(role)).select(*questions.REPEATS)
 
 
 def _few_shot(shards: list[Artifact]) -> list[list[dict[str, str]]]:

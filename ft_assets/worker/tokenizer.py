@@ -22,12 +22,14 @@ def whole_texts(tokenizer: Any, texts: list[str], max_length: int | None = None)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a base model, padding on the left.
+    """The tokenizer of a model folder, or of the GGUF file that is all there is in it; padding on the left.
 
     Raises:
         FineTuneError: it has no pad token.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    file = next(folder.glob("*.gguf"), None)
+    inside = {} if file is None else {"gguf_file": file.name}
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **inside)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         raise FineTuneError(f"{folder}: the tokenizer has no pad token; set pad_token in its tokenizer_config.json")

@@ -75,6 +75,23 @@ SHAPED = [
         {"messages": [SYSTEM, *TURNS[:2]]},
     ),
     ("instruction", "prompt_completion", {"prompt": "Q?", "completion": "A."}, {}, {"messages": TURNS[:2]}),
+    *(
+        (
+            "multiple_choice",
+            "multiple_choice",
+            {"question": "Q?", "choices": ["a", "b"], "answer": answer},
+            {},
+            {"question": "Q?", "choices": ["a", "b"], "answer": 1},
+        )
+        for answer in (1, "b")
+    ),
+    (
+        "multiple_choice",
+        "multiple_choice",
+        {"context": "C.", "q": "Q?", "w": "a", "x": "b", "right": "a"},
+        {"question": ["context", "q"], "choices": ["w", "x"], "answer": "right"},
+        {"question": "C.\n\nQ?", "choices": ["a", "b"], "answer": 0},
+    ),
     ("instruction", "question_answer", {"question": "Q?", "answer": "A."}, {}, {"messages": TURNS[:2]}),
     (
         "instruction",

@@ -5,6 +5,7 @@ import yaml
 
 from ft_assets.core import lineage
 from ft_assets.core.lineage import MODEL_ASSETS, Inputs, model_stages, raw_stage, validated_stage
+from ft_assets.recipes.evaluation import kinds
 from ft_assets.recipes.hardware import Hardware
 from ft_assets.recipes.load import SHIPPED
 from ft_assets.recipes.schema import Recipe, Source
@@ -40,14 +41,14 @@ def changed_document(document, path, value):
     return {**document, key: inner}
 
 
-def stages(document, base_content="b0", **more):
+def stages(document, base_content="b0", published=(), overrides=None, **more):
     recipe = Recipe.model_validate(document)
     validated = {
         role: {f"{name}@2026-01": f"{role}-{name}" for name in names} for role, names in recipe.data.sources().items()
     }
     for role, batches in more.items():
         validated[role] = batches
-    return model_stages(recipe, Inputs(validated, "base-artifact", base_content))
+    return model_stages(recipe, Inputs(validated, "base-artifact", base_content, published, overrides or {}))
 
 
 def remade(before, after):
@@ -59,8 +60,17 @@ def remade(before, after):
 
 def batches_remade(before, after):
     """What of single batches is made anew: stages of ``after`` that ``before`` does not have."""
+    return of_kinds(("prepared", "overlap", "judged"), before, after)
+
+
+def answered_anew(before, after):
+    """The contestants whose answers of ``after`` are none of those of ``before``."""
+    return {name.partition(":")[2] for name in of_kinds(("answers",), before, after)}
+
+
+def of_kinds(kinds, before, after):
     had = {stage.fingerprint for stage in before.values()}
-    return {name for name, stage in after.items() if ":" in name and stage.fingerprint not in had}
+    return {name for name, stage in after.items() if name.split(":")[0] in kinds and stage.fingerprint not in had}
 
 
 SWEEP = {
@@ -84,7 +94,7 @@ def demo():
 
 
 def test_every_asset_has_a_stage(demo):
-    assert {name for name in stages(demo) if ":" not in name} == {*MODEL_ASSETS, "evaluation"}
+    assert {name for name in stages(demo) if ":" not in name} == {*MODEL_ASSETS, "evaluation", "questions"}
 
 
 def test_equal_inputs_give_equal_fingerprints(demo):
@@ -197,7 +207,7 @@ def test_hardware_changes_the_plan(demo):
         ("cpt.global_batch_size", 2, TRAINED),
         ("sft.learning_rate", 1e-5, SFT),
         ("sft.max_steps", 1, SFT),
-        ("reward.learning_rate", 1e-5, {"reward_model", "eval_report"} | PUBLISHED),
+        ("reward.learning_rate", 1e-5, {"reward_model"} | EVALUATED),
         ("policy.learning_rate", 1e-6, {"policy", "classifier"} | MERGED),
         ("policy.beta", 0.2, {"policy", "classifier"} | MERGED),
         ("quantize", ["nf4"], {"quantized_model"} | EVALUATED),
@@ -206,6 +216,9 @@ def test_hardware_changes_the_plan(demo):
         ("evaluation.bootstrap_samples", 100, EVALUATED),
         ("evaluation.max_rows", 9, EVALUATED),
         ("evaluation.few_shot", 4, EVALUATED),
+        ("evaluation.retrieval", 4, EVALUATED),
+        ("evaluation.metrics", ["token_f1"], EVALUATED),
+        ("evaluation.memorization", 9, EVALUATED),
         ("publish.to", "elsewhere", PUBLISHED),
         ("name", "other", {"eval_report"} | PUBLISHED),
         ("description", "Other words.", set()),
@@ -287,7 +300,9 @@ def test_the_order_of_batches_changes_nothing(demo):
 
 def test_the_same_batch_in_another_role_is_another_input(demo):
     batch = {"x@1": "digest"}
-    assert remade(stages(demo, test=batch, out_of_domain={}), stages(demo, test={}, out_of_domain=batch)) == SPLITS
+    assert remade(stages(demo, test=batch, out_of_domain={}), stages(demo, test={}, out_of_domain=batch)) == (
+        SPLITS | {"questions"}
+    )
 
 
 def test_another_base_re_makes_everything(demo):
@@ -412,3 +427,124 @@ def test_a_raw_batch_is_its_files():
         raw_stage("a", source, files) for files in ({"x": "1"}, {"x": "2", "y": "1"}, {"z": "1", "y": "2"}, {})
     ]
     assert len({first.fingerprint, *(stage.fingerprint for stage in different)}) == 5
+
+
+TRAINED_ONES = {"sft", "policy", "merged", "nf4", "int8"}
+PROMPTED = {"base_few_shot", "base_retrieval"}
+
+
+@pytest.fixture
+def compared(demo):
+    """A recipe with a contestant of every kind, and one that was published before."""
+    return changed_document(demo, "evaluation.retrieval", 4)
+
+
+PUBLISHED_BEFORE = (("merged_model", "older"),)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "anew"),
+    [
+        ("evaluation.metric", "exact_match", set()),
+        ("evaluation.metrics", ["token_f1"], set()),
+        ("evaluation.bootstrap_samples", 100, set()),
+        ("evaluation.memorization", 9, set()),
+        ("evaluation.few_shot", 4, {"base_few_shot"}),
+        ("evaluation.retrieval", 5, {"base_retrieval"}),
+        ("evaluation.max_new_tokens", 9, {"base_zero_shot", "cpt", "incumbent"} | PROMPTED | TRAINED_ONES),
+        ("reward.learning_rate", 1e-6, set()),
+        ("policy.beta", 0.2, TRAINED_ONES - {"sft"}),
+        ("sft.learning_rate", 1e-6, TRAINED_ONES),
+        ("quantize", ["int8"], {"int8"}),
+        ("seed", 18, PROMPTED | TRAINED_ONES | {"cpt"}),
+        ("publish.to", "elsewhere", set()),
+    ],
+)
+def test_a_contestant_answers_anew_only_for_what_its_answers_depend_on(compared, field, value, anew):
+    before, after = (
+        stages(document, published=PUBLISHED_BEFORE)
+        for document in (compared, changed_document(compared, field, value))
+    )
+    assert answered_anew(before, after) == anew
+
+
+def test_new_training_data_asks_neither_the_base_model_nor_the_incumbent_again(compared):
+    batches = {"demo_entities@2026-01": "sft-demo_entities", "demo_entities@2026-02": "new"}
+    before, after = (stages(compared, published=PUBLISHED_BEFORE, **more) for more in ({}, {"sft": batches}))
+    assert answered_anew(before, after) == PROMPTED | TRAINED_ONES | {"cpt"}
+    assert after["questions"].fingerprint == before["questions"].fingerprint
+
+
+def test_new_questions_are_asked_of_everybody(compared):
+    before, after = (
+        stages(compared, published=PUBLISHED_BEFORE, **more)
+        for more in ({}, {"test": {"demo_entities_test@2026-02": "new"}})
+    )
+    assert answered_anew(before, after) == {"base_zero_shot", "cpt", "incumbent"} | PROMPTED | TRAINED_ONES
+
+
+def test_who_takes_part_is_what_the_recipe_has(compared):
+    found = stages(compared, published=PUBLISHED_BEFORE)
+    own = [name.partition(":")[2] for name in found if name.startswith("answers:")]
+    assert set(own) == {"base_zero_shot", "cpt", "incumbent"} | PROMPTED | TRAINED_ONES
+    assert own == list(kinds(Recipe.model_validate(compared)))
+
+
+def test_the_candidate_once_published_is_not_its_own_incumbent(demo):
+    first = stages(demo)
+    merged = ("merged_model", first["merged_model"].fingerprint)
+    after = stages(demo, published=(merged,))
+    assert {name: stage.fingerprint for name, stage in after.items()} == {
+        name: stage.fingerprint for name, stage in first.items()
+    }
+    older = stages(demo, published=(merged, *PUBLISHED_BEFORE))
+    assert older["answers:incumbent"].upstream["model"] == PUBLISHED_BEFORE[0]
+
+
+def test_what_the_incumbent_says_was_asked_when_it_was_the_candidate(demo):
+    first = stages(demo)
+    merged = ("merged_model", first["merged_model"].fingerprint)
+    second = stages(changed_document(demo, "sft.learning_rate", 1e-6), published=(merged,))
+    assert second["answers:incumbent"].fingerprint == first["answers:merged"].fingerprint
+    other_base = stages(demo, base_content="b1", published=(merged,))
+    assert other_base["answers:incumbent"].fingerprint == first["answers:merged"].fingerprint
+
+
+def test_a_reward_and_what_was_memorized_are_told_of_the_untrained_model_and_the_candidate(demo):
+    found = stages(changed_document(demo, "evaluation.memorization", 9))
+    for kind in ("memorized", "rewarded"):
+        assert {name for name in found if name.startswith(f"{kind}:")} == {f"{kind}:base_zero_shot", f"{kind}:policy"}
+    plain = stages(without(demo, "reward"))
+    assert not [name for name in plain if name.split(":")[0] in ("memorized", "rewarded")]
+
+
+def test_what_is_made_on_the_way_decides_what_it_is_made_for(demo, monkeypatch):
+    before = stages(demo)
+    monkeypatch.setitem(lineage.CODE_VERSIONS, "answers", "next")
+    after = stages(demo)
+    assert remade(before, after) == EVALUATED
+    assert "answers:sft" in lineage.parts(after, "evaluation")
+    assert not [name for name in lineage.parts(after, "tokenized_splits") if name.startswith("answers")]
+
+
+GATE = ["policy.entity_f1 >= 0.5"]
+
+
+def test_another_gate_is_judged_anew_and_evaluates_nothing(demo):
+    before = stages(changed_document(demo, "gate", GATE))
+    after = stages(changed_document(demo, "gate", ["policy.entity_f1 >= 0.6"]))
+    assert remade(before, after) == {"eval_report", "published_model"}
+    assert before["training_plan"].fingerprint == after["training_plan"].fingerprint
+    alike = stages(changed_document(demo, "gate", ["policy.entity_f1>=0.50"]))
+    assert remade(before, alike) == set(), "written another way it is the same condition"
+
+
+def test_an_override_is_part_of_the_report_and_the_release_it_is_for_and_of_no_other(demo):
+    document = changed_document(demo, "gate", GATE)
+    before, override = stages(document), {"by": "Ada", "reason": "x", "at": "t", "conditions": GATE}
+    after = stages(document, overrides={before["eval_report"].fingerprint: override})
+    assert remade(before, after) == {"eval_report", "published_model"}
+    assert after["eval_report"].identity["override"] == override
+    assert after["published_model"].identity["override"] == override
+    other = changed_document(document, "seed", 99)
+    assert remade(stages(other), stages(other, overrides={before["eval_report"].fingerprint: override})) == set()

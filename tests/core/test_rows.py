@@ -65,6 +65,10 @@ def comparison(question, verdict):
     return line({"instruction": question, "response1": "Yes.", "response2": "No.", "verdict": verdict})
 
 
+def choice(question="Question 0?", choices=("Yes.", "No."), answer=1):
+    return line({"question": question, "choices": choices, "answer": answer})
+
+
 GOOD = {
     "text": [line({"text": f"Some text, number {n}."}) for n in range(2)],
     "alpaca": [alpaca(f"Question {n}?") for n in range(2)],
@@ -79,6 +83,7 @@ GOOD = {
     "hh_rlhf": [hh(f"Question {n}?", "Yes.", "No.") for n in range(2)],
     "comparison": [comparison(f"Question {n}?", 1) for n in range(2)],
     "classification": [line({"text": f"Some text, number {n}.", "label": "good"}) for n in range(2)],
+    "multiple_choice": [choice(f"Question {n}?") for n in range(2)],
 }
 USER, ASSISTANT = ("user", "Hi."), ("assistant", "Hello.")
 
@@ -166,6 +171,24 @@ CASES = [
     ("comparison", comparison("Which?", True), Reason.WRONG_TYPE),
     ("classification", line({"text": "Some text.", "label": True}), Reason.WRONG_TYPE),
     ("classification", line({"text": "Some text.", "label": ""}), Reason.EMPTY),
+    ("multiple_choice", choice(choices="Yes."), Reason.WRONG_TYPE),
+    ("multiple_choice", choice(choices=["Yes.", 2]), Reason.WRONG_TYPE),
+    ("multiple_choice", choice(choices=["Yes."]), Reason.BAD_CHOICES),
+    ("multiple_choice", choice(choices=["No.", "Yes.", " No."]), Reason.BAD_CHOICES),
+    ("multiple_choice", choice(choices=[str(n) for n in range(65)]), Reason.BAD_CHOICES),
+    ("multiple_choice", choice(answer=2), Reason.NO_SUCH_ANSWER),
+    ("multiple_choice", choice(answer=-1), Reason.NO_SUCH_ANSWER),
+    ("multiple_choice", choice(answer="yes."), Reason.NO_SUCH_ANSWER),
+    ("multiple_choice", choice(answer="1"), Reason.NO_SUCH_ANSWER),
+    ("multiple_choice", choice(answer=True), Reason.WRONG_TYPE),
+    ("multiple_choice", choice(answer=1.0), Reason.WRONG_TYPE),
+    ("multiple_choice", choice(answer=None), Reason.MISSING_FIELD),
+    ("multiple_choice", line({"question": "Q?", "answer": 0}), Reason.MISSING_FIELD),
+    ("multiple_choice", line({"choices": ["a", "b"], "answer": 0}), Reason.MISSING_FIELD),
+    ("multiple_choice", choice(question=" "), Reason.EMPTY),
+    ("multiple_choice", choice(choices=["", "No."]), Reason.EMPTY),
+    ("multiple_choice", choice(choices=["Write to ann@example.com", "No."]), Reason.PERSONAL_DATA),
+    ("multiple_choice", choice("question  0?", ["yes.", "NO."]), Reason.EXACT_DUPLICATE),
     ("text", line({"text": "one \u202e two three"}), Reason.CONTROL_CHARACTERS),
     ("alpaca", GOOD["alpaca"][0], Reason.EXACT_DUPLICATE),
     ("alpaca", alpaca("question  0?\u200b", "THREE."), Reason.EXACT_DUPLICATE),

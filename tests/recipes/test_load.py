@@ -184,6 +184,45 @@ def test_fields_that_do_not_fit_together_are_named(folder, old, new, found):
     assert found in problem.found
 
 
+@pytest.mark.parametrize(
+    ("gate", "field", "told"),
+    [
+        (
+            "[sft.exact_match >= 0.5, sft.exact_match]",
+            "gate[1]",
+            "at letter 16: found the end; allowed: one of <= >= < >",
+        ),
+        ("[sft.exact_mach >= 0.5]", "gate[0]", "did you mean sft.exact_match"),
+        ("[policy.exact_match >= 0.5]", "gate[0]", "policy.exact_match is no number of this recipe"),
+        ("[sft not worse than incumbent at 95% on rouge_l]", "gate[0]", "rouge_l is no metric of a comparison"),
+        ("[merged better than incumbent at 95%]", "gate[0]", "left stands candidate, sft"),
+        ("[safety.refusal_drop <= 0]", "gate[0]", "safety.refusal_drop is no number of this recipe"),
+        ("[sft.exact_match >= 0.5, sft.exact_match>=0.50]", "gate", "each condition once"),
+        ("sft.exact_match >= 0.5", "gate", "a valid list"),
+    ],
+)
+def test_a_condition_that_cannot_be_judged_is_named_when_the_recipe_is_loaded(folder, gate, field, told):
+    replace(folder / "mine.yaml", "publish:", f"gate: {gate}\npublish:")
+    [problem] = problems(folder)
+    assert problem.field == field
+    assert problem.line == line_of(folder / "mine.yaml", "gate:")
+    assert told in problem.allowed
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "sft.exact_match >= base_zero_shot.exact_match + 0.02",
+        "candidate not worse than incumbent at 95%",
+        "merged.drop <= 0.01",
+        "candidate.usd_per_1000_requests <= 0.5 * base_zero_shot.usd_per_1000_requests",
+    ],
+)
+def test_a_condition_on_what_the_recipe_has_is_taken(folder, condition):
+    replace(folder / "mine.yaml", "publish:", f"gate: ['{condition}']\npublish:")
+    assert problems(folder) == []
+
+
 @pytest.mark.parametrize("times", ["0", "-1", "100.5", ".nan", ".inf", "many"])
 def test_how_often_a_source_is_seen_is_bounded(folder, times):
     replace(folder / "mine.yaml", "  test: [held_out]", f"  test: [held_out]\n  epochs: {{rows: {times}}}")

@@ -64,7 +64,7 @@ def test_a_classifier_learns_by_lora(tmp_path, tiny_encoder, tiny_base, kind):
     rows, tokenizer = tickets(21, 9000), load_tokenizer(made.folder)
     ids = whole_texts(tokenizer, [row["text"] for row in rows])
     found = classify(load_classifier(made.folder, torch.float32), tokenizer, ids, 8, lambda done: None)
-    assert sum(label == row["label"] for label, row in zip(found, rows, strict=True)) > 16
+    assert sum(label == row["label"] for (label, _), row in zip(found, rows, strict=True)) > 16
 
 
 def test_texts_are_padded_after_their_end_while_a_classifier_trains(tmp_path, tiny_encoder, monkeypatch):
@@ -95,9 +95,11 @@ def test_a_label_does_not_hang_on_what_shares_the_batch(tmp_path, tiny_encoder):
     model, tokenizer = load_classifier(made.folder, torch.float32), load_tokenizer(made.folder)
     ids = [tokenizer(row["text"] + " and so on" * (n % 5))["input_ids"] for n, row in enumerate(tickets(20))]
     alone = [classify(model, tokenizer, [each], 1, lambda done: None)[0] for each in ids]
-    assert len(set(alone)) > 1
+    assert len({label for label, _ in alone}) > 1
     for batch_size in (3, 64):
-        assert classify(model, tokenizer, ids, batch_size, lambda done: None) == alone
+        found = classify(model, tokenizer, ids, batch_size, lambda done: None)
+        assert [label for label, _ in found] == [label for label, _ in alone]
+        assert [sure for _, sure in found] == pytest.approx([sure for _, sure in alone], abs=1e-5)
 
 
 def labelled(*labels):
@@ -185,5 +187,11 @@ def test_held_out_rows_are_all_classified_and_read_as_far_as_they_fit(tmp_path, 
     }
     evaluate.run(own.splitter.job(stage, execution))
     found = own.splitter.store.open("evaluation", stage.fingerprint).json("results.json")
-    assert {name: result["test"]["n"] for name, result in found.items()} == {"majority": 5, "classifier": 5}
-    assert found["classifier"]["truncated"] == {"test": 1}
+    contestants = found["contestants"]
+    assert {name: result["scores"]["accuracy"]["n"] for name, result in contestants.items()} == {
+        "majority": 5,
+        "classifier": 5,
+    }
+    assert contestants["classifier"]["truncated"] == {"test": 1}
+    assert sum(entry["rows"] for entry in contestants["classifier"]["calibration"]) == 5
+    assert all(1 / 3 <= row["confidence"] <= 1 for row in contestants["classifier"]["answers"]["test"])

@@ -186,6 +186,26 @@ def test_a_row_that_holds_an_evaluation_text_says_where(splitter):
     ]
 
 
+def test_what_shows_general_ability_is_not_trained_on(splitter):
+    knowledge = {"question": "What is seven times eight?", "choices": ["54", "56", PROSE], "answer": 1}
+    document = "An old text that many have read."
+    batches = {
+        "sft:a@1": [*talks(3), talk("what is  seven times eight?", "56"), talk("Say it.", PROSE)],
+        "cpt:c@1": [*documents(3), {"text": document.upper()}],
+        "general:g@1": [knowledge],
+        "general_text:w@1": [{"text": document}],
+        **TEST,
+    }
+    made = splitter.make(batches, decontamination={"ngram_words": 8})
+    lost = made.dropped.sort("role", "position").select("role", "position", "reason", "detail").rows()
+    assert lost == [
+        ("cpt", 4, "contamination", "its prompt is in an evaluation set"),
+        ("sft", 4, "contamination", "its prompt is in an evaluation set"),
+        ("sft", 5, "contamination", "shares an n-gram with general g@1 row 1"),
+    ]
+    assert [made.part(role)["rows"] for role in ("general", "general_text")] == [{"evaluation": 1}] * 2
+
+
 @pytest.mark.parametrize("rows", [[], [talk("say <|end|>", "x")]])
 def test_a_batch_with_nothing_to_keep_is_no_fault(splitter, rows):
     data = {"near_duplicates": {"threshold": 0.7, "ngram_words": 3}, "packing": True}

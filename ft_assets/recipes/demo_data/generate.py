@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft_assets.recipes.demo_data import vocabulary as v
+from ft_assets.recipes.demo_data.knowledge import PROSE, questions
 from ft_assets.recipes.demo_data.prose import HARMFUL, HARMLESS, PARAGRAPHS
 
 SEED = 20260117
@@ -160,6 +161,15 @@ def safety_batches(rng: random.Random) -> dict[str, list[str]]:
     return {"2026-01.jsonl": [json.dumps({"prompt": text, "label": label}) for text, label in labelled]}
 
 
+def general_batches(rng: random.Random) -> dict[str, list[str]]:
+    unique = {(row["question"], row["choices"][row["answer"]]): row for row in questions(rng)}
+    return {"2026-01.jsonl": [json.dumps(row) for row in unique.values()]}
+
+
+def general_text_batches(_: random.Random) -> dict[str, list[str]]:
+    return {"2026-01.jsonl": [json.dumps({"text": text}) for text in PROSE]}
+
+
 def held_out(shapes: tuple[str, ...], count: int) -> Callable[[random.Random], dict[str, list[str]]]:
     def batches(rng: random.Random) -> dict[str, list[str]]:
         drawn = rows(shapes, TEST, count, rng)
@@ -176,6 +186,8 @@ SOURCES: dict[str, Callable[[random.Random], dict[str, list[str]]]] = {
     "prompts": prompt_batches,
     "out_of_domain": held_out(v.OOD_SHAPES, 24),
     "safety": safety_batches,
+    "general": general_batches,
+    "general_text": general_text_batches,
 }
 
 

@@ -1,0 +1,94 @@
+"""What the conditions of a recipe's gate may name: the contestants its evaluation has, their numbers, and what is compared."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ft_assets.core.conditions import check_names, parse
+from ft_assets.recipes.evaluation import FROM_TRAINING_ROWS, candidate, kinds
+
+COSTS = (
+    "size_bytes",
+    "seconds",
+    "rows_per_second",
+    "tokens_per_second",
+    "latency_p50_seconds",
+    "latency_p95_seconds",
+    "peak_memory_bytes",
+    "prompt_tokens",
+    "answer_tokens",
+    "usd_per_1000_requests",
+)
+PROMPTED = tuple(f"base_{name}" for name in FROM_TRAINING_ROWS)
+# What a set of rows that only some contestants are asked tells of them.
+OF_ROLE = {
+    "safety": ("refused_harmful", "refused_harmless"),
+    "general": ("general_accuracy",),
+    "general_text": ("general_perplexity",),
+}
+MEASURES_OF_ROLE = {
+    "safety": ("safety.refusal_drop", "safety.over_refusal_rise"),
+    "general": ("forgetting.general_drop",),
+    "general_text": ("forgetting.perplexity_ratio",),
+}
+MEASURES_OF_REWARD = ("reward.win_rate", "reward.win_rate_length_controlled")
+
+
+def check_condition(text: str, recipe: Any) -> str:
+    """A condition as it is written in a recipe, in the one way it is kept.
+
+    Args:
+        recipe: whose fields are valid each for itself.
+
+    Raises:
+        ConditionError: it is no condition, or names what the recipe's evaluation will not have.
+    """
+    condition = parse(text)
+    contestants = kinds(recipe)
+    check_names(text, names(recipe), [*contestants, "candidate"], compared_metrics(recipe), pairs(recipe))
+    return str(condition)
+
+
+def names(recipe: Any) -> list[str]:
+    """Every number that the recipe's evaluation will have, where it can tell it."""
+    scores = {name: _scores(recipe, name, kind) for name, kind in kinds(recipe).items()}
+    scores["candidate"] = scores[candidate(recipe)]
+    return [f"{name}.{score}" for name, found in scores.items() for score in found] + _measures(recipe)
+
+
+def compared_metrics(recipe: Any) -> list[str]:
+    """The metrics by which contestants are compared row by row on the test set; more is better of each."""
+    return [recipe.evaluation.metric, *recipe.evaluation.metrics]
+
+
+def pairs(recipe: Any) -> set[tuple[str, str]]:
+    """The contestants (left, right) that are compared: the candidate with every other, each quantized form with the merged."""
+    found, own = kinds(recipe), candidate(recipe)
+    forms = [name for name, kind in found.items() if kind == "quantized"]
+    others = [name for name in found if name != own]
+    merged = {(form, "merged") for form in forms if "merged" in found}
+    return {(name, other) for name in (own, "candidate") for other in others} | merged
+
+
+def _scores(recipe: Any, name: str, kind: str) -> list[str]:
+    task = compared_metrics(recipe)
+    found = [*task, "calibration_error", *COSTS]
+    found += ["perplexity"] if recipe.classifier is None else []
+    found += ["reward"] if recipe.reward is not None else []
+    if kind == "quantized":
+        return found
+    found += [f"out_of_domain.{metric}" for metric in task if recipe.data.out_of_domain]
+    if name in PROMPTED:
+        return found
+    return found + _of_held_out(recipe, OF_ROLE) + (["memorized"] if recipe.evaluation.memorization else [])
+
+
+def _measures(recipe: Any) -> list[str]:
+    found = _of_held_out(recipe, MEASURES_OF_ROLE)
+    found += ["memorization.rise"] if recipe.evaluation.memorization else []
+    found += MEASURES_OF_REWARD if recipe.reward is not None else ()
+    found += ["merged.drop"] if recipe.merges else []
+    return found + [f"quantized.{form}.drop" for form in sorted(recipe.quantize)]
+
+
+def _of_held_out(recipe: Any, by_role: Mapping[str, Sequence[str]]) -> list[str]:
+    return [name for role, found in by_role.items() if getattr(recipe.data, role, None) for name in found]
