@@ -22,8 +22,8 @@ def ingest_file(store: ArtifactStore, file: Path, source: Source) -> Artifact:
     from ft_assets.core.rows import validate_batch
 
     copy = store.local / ".staging" / f"input-{uuid.uuid4().hex}" / file.name
-    copy.parent.mkdir(parents=True)
     try:
+        copy.parent.mkdir(parents=True)
         # Copied first, then hashed: a file that changes meanwhile cannot disagree with its fingerprint.
         shutil.copyfile(file, copy)
         raw = raw_stage(FILE, source, {file.name: sha256_file(copy)})

@@ -157,7 +157,7 @@ def file_source(classifies: bool, columns: list[str]) -> Source:
             "licence": "not declared",
             "columns": named,
             "personal_data": "keep",
-            "max_characters": 10_000_000,
+            "max_characters": 1_000_000,
             "duplicates": "keep",
             "max_quarantined_share": 1.0,
         }
