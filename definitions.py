@@ -18,10 +18,11 @@ from ft_assets.assets import (
     tokenized_splits,
     training_plan,
 )
-from ft_assets.assets.partitions import SOURCE_BATCHES, recipe_partitions
+from ft_assets.assets.batch_predictions import batch_predictions
+from ft_assets.assets.partitions import PREDICTIONS, SOURCE_BATCHES, recipe_partitions
 from ft_assets.assets.raw_corpus import raw_corpus
 from ft_assets.assets.validated_dataset import validated_dataset
-from ft_assets.automation import new_data_sensor, retrain_sensor
+from ft_assets.automation import new_data_sensor, prediction_sensor, retrain_sensor
 from ft_assets.recipes.load import Catalog
 from resources.environment import Settings, catalog, settings
 from resources.injected import resources
@@ -51,7 +52,7 @@ def build(found: Settings, known: Catalog) -> dg.Definitions:
     model_assets = [module.build(recipes, **more.get(module, {})) for module in MODEL_MODULES]
     status = dg.DefaultSensorStatus.RUNNING if found.sensors_run else dg.DefaultSensorStatus.STOPPED
     return dg.Definitions(
-        assets=[*data_assets, *model_assets],
+        assets=[*data_assets, *model_assets, batch_predictions],
         jobs=[
             dg.define_asset_job(
                 "ingest",
@@ -65,9 +66,16 @@ def build(found: Settings, known: Catalog) -> dg.Definitions:
                 partitions_def=recipes,
                 description="Everything from the base model to the published model of one recipe.",
             ),
+            dg.define_asset_job(
+                "predict",
+                [batch_predictions],
+                partitions_def=PREDICTIONS,
+                description="A model's answers to one batch of a source.",
+            ),
         ],
         sensors=[
             new_data_sensor.build(found.sensor_seconds, status),
+            prediction_sensor.build(found.sensor_seconds, status),
             retrain_sensor.build(list(known.recipes), found.sensor_seconds, status),
         ],
         resources=resources(found),

@@ -22,7 +22,8 @@ from ft_assets.core.garbage import collect_rarely
 from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS
 from ft_assets.core.recipe_run import base_of, stages_of
 from ft_assets.deploying import deploy_app
-from ft_assets.recipes.load import Catalog, add_file, named_sources
+from ft_assets.predicting import chat, predict
+from ft_assets.recipes.load import Catalog, add_file, named_sources, predicted_sources
 from ft_assets.terminal import Screen, print_table
 from resources.environment import Settings, catalog, settings
 
@@ -32,7 +33,7 @@ app = typer.Typer(
 recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipe files.")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(deploy_app, name="deploy")
-for command in (*releasing.COMMANDS, verifying.verify):
+for command in (*releasing.COMMANDS, verifying.verify, predict, chat):
     app.command()(command)
 
 
@@ -267,7 +268,8 @@ def recipe_check(file: Annotated[Path, typer.Argument(help="A recipe's YAML file
     with _collected(problems):
         add_file(known, file)
     draft = known.drafts[file]
-    for source in sorted({source for _, _, source in named_sources(draft)} & set(known.sources)):
+    named = {source for _, _, source in named_sources(draft)} | {source for _, source in predicted_sources(draft)}
+    for source in sorted(named & set(known.sources)):
         with _collected(problems):
             known.batches(source)
     if isinstance(draft.get("base_model"), str):

@@ -10,6 +10,8 @@ import yaml
 
 from ft_assets.arguments import AsJson, RecipeArgument, open_recipe
 from ft_assets.core.errors import FineTuneError, MissingInput
+from ft_assets.core.lineage import Stage
+from ft_assets.core.predicting import batches_to_answer, find_model, prediction_stage
 from ft_assets.core.recipe_run import TRAINED_BY, RecipeRun, execution, placed, plans, stages_of
 from ft_assets.recipes.load import Catalog
 from ft_assets.terminal import print_table
@@ -30,6 +32,7 @@ IN_WORKERS = {
     "merged_model": "merged_model",
     "quantized_model": "quantized_model",
     "eval_report": "evaluation",
+    "batch_predictions": "batch_predictions",
 }
 NO_RUN = "00000000-0000-0000-0000-000000000000"
 
@@ -119,8 +122,12 @@ def rendered(
     made: dict[str, list[Manifest]] = {}
     missing: dict[str, str] = {}
     for asset in (asset for asset in IN_WORKERS if asset in assets):
-        stage = run.stages[IN_WORKERS[asset]]
-        if stage.passes:
+        try:
+            stage = _predictions(known, run) if asset == "batch_predictions" else run.stages[IN_WORKERS[asset]]
+        except MissingInput as error:
+            missing[asset] = str(error)
+            continue
+        if stage is None or stage.passes:
             continue
         if asset in TRAINED_BY and unplanned:
             missing[asset] = unplanned
@@ -142,6 +149,24 @@ def rendered(
         )
         made[asset] = objects(load)
     return made, missing
+
+
+def _predictions(known: Catalog, run: RecipeRun) -> Stage | None:
+    """The predictions of the first batch that the recipe answers; None where it answers none.
+
+    Raises:
+        MissingInput: there is no such batch yet, or no model.
+    """
+    recipe = run.recipe
+    if recipe.predictions is None:
+        return None
+    rows = batches_to_answer(known, recipe, run.store)
+    if not rows:
+        raise MissingInput(
+            f"no batch of {', '.join(recipe.predictions.sources)} is ingested; run: ft predict {recipe.name}"
+        )
+    model = find_model(known, recipe, run.store, recipe.predictions.model)
+    return prediction_stage(model, next(iter(rows.values())), recipe.predictions.max_new_tokens)
 
 
 def _placements(run: RecipeRun) -> tuple[dict[str, dict[str, Any]], str]:

@@ -90,15 +90,22 @@ def run_recipe(found: Settings, catalog: Catalog, name: str, until: str | None, 
     for key in gone:
         screen.say(f"{key} failed before and its files are gone: it no longer counts")
     outcome = Outcome()
-    try:
+    with book_faults(found, screen, outcome):
         _run_all(found, catalog, name, keys, until, screen, outcome)
+    return outcome
+
+
+@contextmanager
+def book_faults(found: Settings, screen: Screen, outcome: Outcome) -> Iterator[None]:
+    """Tells in plain words of Dagster's book where it cannot be written."""
+    try:
+        yield
     except OperationalError as error:
         cause = (
             f"Dagster's records in {found.dagster_home} cannot be written: {error.orig}. Is the disk full or read-only?"
         )
         outcome.failed.append(("dagster", cause))
         screen.say(f"dagster failed: {cause}")
-    return outcome
 
 
 def _run_all(
@@ -108,8 +115,8 @@ def _run_all(
         close_dead_runs(instance)
         definitions = build(found, catalog)
         instance.add_dynamic_partitions("source_batch", keys)
-        runner = _Runner(definitions, instance, found.home / "runs", screen, outcome)
-        unchanged = {} if until == "raw_corpus" else _unchanged(found, catalog, instance, keys)
+        runner = Runner(definitions, instance, found.home / "runs", screen, outcome)
+        unchanged = {} if until == "raw_corpus" else unchanged_batches(found, catalog, instance, keys)
         wanted = () if until in DATA_ASSETS else _upstream(until)
         run_id = make_new_run_id()
         with ExitStack() as ahead:
@@ -126,7 +133,7 @@ def _run_all(
                 runner.go("fine_tune", name, wanted, run_id)
 
 
-def _unchanged(
+def unchanged_batches(
     found: Settings, catalog: Catalog, instance: dg.DagsterInstance, keys: list[str]
 ) -> dict[str, list[Row]]:
     """The batches that need no run, and what to say of them: their files are those that were ingested, what was made of
@@ -186,7 +193,7 @@ def _upstream(until: str | None) -> tuple[str, ...]:
     return MODEL_ASSETS[: MODEL_ASSETS.index(until) + 1]
 
 
-class _Runner:
+class Runner:
     """Runs jobs in this process and turns their events into lines on the screen and rows of the outcome."""
 
     def __init__(
@@ -200,7 +207,14 @@ class _Runner:
             outcome,
         )
 
-    def go(self, job: str, partition: str, assets: tuple[str, ...], run_id: str | None = None) -> bool:
+    def go(
+        self,
+        job: str,
+        partition: str,
+        assets: tuple[str, ...],
+        run_id: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> bool:
         """Runs a job for one partition; says whether what follows may run."""
         run_id = run_id or make_new_run_id()
         self.instance.add_event_listener(run_id, lambda entry: self._event(entry.dagster_event, partition))
@@ -211,7 +225,7 @@ class _Runner:
                     partition_key=partition,
                     run_id=run_id,
                     raise_on_error=False,
-                    run_config=QUIET,
+                    run_config={**QUIET, **(config or {})},
                     tags=process_tag(),
                     asset_selection=[dg.AssetKey(asset) for asset in assets],
                 )

@@ -563,3 +563,58 @@ def test_sensors_stand_still_unless_the_deployment_says_otherwise(place):
     assert statuses(place.settings) == {"new_data_sensor": "STOPPED", "retrain_sensor": "STOPPED"}
     on = Settings(**{**vars(place.settings), "sensors_run": True})
     assert set(statuses(on).values()) == {"RUNNING"}
+
+
+ASKED = """
+predictions: {sources: [asked], model: champion, max_new_tokens: 4}
+sources:
+  asked: {kind: prompt, location: data/asked, format: prompt, licence: MIT, duplicates: keep}
+"""
+
+
+def asking(place):
+    """A recipe that has a batch of questions answered, which is ingested."""
+    place.recipe("talks")
+    file = place.recipes / "talks.yaml"
+    file.write_text(file.read_text() + ASKED)
+    place.restart()
+    place.drop("asked/one.jsonl", '{"prompt": "A?"}\n{"prompt": "A?"}\n')
+    assert place.settle() == ["asked@one"]
+
+
+def publish_as(place, release: str) -> None:
+    """A champion, whatever it is of."""
+    with place.store.write("merged_model", release * 64, code_version="1", identity={}, upstream={}):
+        pass
+    seen = champion.published(champion.read(place.store, "talks"))
+    entry = {"release": release * 64, "evaluation": "e", "merged": ["merged_model", release * 64], "folder": "f"}
+    more = {"to": "t", "published_at": "", "override": None, "withdrawn": None}
+    champion.promote(place.store, "talks", {**entry, **more}, seen)
+
+
+def test_a_validated_batch_is_answered_once_there_is_a_champion_and_once_for_each_version(place):
+    asking(place)
+    assert place.tick("prediction_sensor") == []
+    assert "talks: recipe talks has no champion" in place.said
+    publish_as(place, "1")
+    [request] = place.tick("prediction_sensor")
+    assert request.partition_key == "talks@asked@one"
+    assert place.instance.get_dynamic_partitions("prediction") == ["talks@asked@one"]
+    publish_as(place, "2")
+    place.restart()
+    assert place.tick("prediction_sensor") == []
+    place.cursors["prediction_sensor"] = "nonsense"
+    assert place.tick("prediction_sensor") == []  # its run key is known
+    place.drop("asked/one.jsonl", '{"prompt": "Another?"}\n')
+    assert place.settle() == ["asked@one"]
+    [again] = place.tick("prediction_sensor")
+    assert again.partition_key == "talks@asked@one"
+    assert again.run_key != request.run_key
+
+
+def test_a_batch_that_failed_is_not_answered_and_stops_no_other(place):
+    asking(place)
+    publish_as(place, "1")
+    place.drop("asked/two.jsonl", BAD)
+    place.settle()
+    assert [request.partition_key for request in place.tick("prediction_sensor")] == ["talks@asked@one"]

@@ -69,4 +69,8 @@ def test_assets_say_what_they_are() -> None:
         assert spec.kinds, spec.key
         assert spec.code_version, spec.key
         assert spec.group_name in ("data", "model", "release")
-    assert {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")} == {"ingest", "fine_tune"}
+    assert {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")} == {
+        "ingest",
+        "fine_tune",
+        "predict",
+    }

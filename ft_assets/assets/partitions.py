@@ -1,10 +1,11 @@
-"""The two partition keys: ``source@batch`` for data, the recipe's name for models."""
+"""The partition keys: ``source@batch`` for data, the recipe's name for models, ``recipe@source@batch`` for predictions."""
 
 import dagster as dg
 
 from ft_assets.core.errors import FineTuneError
 
 SOURCE_BATCHES = dg.DynamicPartitionsDefinition(name="source_batch")
+PREDICTIONS = dg.DynamicPartitionsDefinition(name="prediction")
 
 
 def recipe_partitions(names: list[str]) -> dg.StaticPartitionsDefinition:

@@ -48,22 +48,12 @@ def validated_dataset(
     stage = validated_stage(source, ref["fingerprint"])
 
     def produce(staging: Staging) -> None:
-        from ft_assets.core.rows import KEPT_SCHEMAS, validate_batch
+        from ft_assets.core.rows import validate_batch
 
         raw = artifacts.open("raw_corpus", ref["fingerprint"])
         assert raw is not None, "inputs were checked"
         files = {path.removeprefix("files/"): raw.file(path) for path in sorted(raw.manifest.files)}
-        counts = validate_batch(name, source, files, staging.folder)
-        staging.metrics = {
-            "rows_in": counts.rows_in,
-            "rows_kept": counts.kept,
-            "quarantined": counts.quarantined,
-            "quarantined_share": counts.quarantined / counts.rows_in if counts.rows_in else 1.0,
-            "reasons": dict(sorted(counts.reasons.items())),
-            "redacted": dict(sorted(counts.redacted.items())),
-            "columns": {column: str(kind) for column, kind in KEPT_SCHEMAS[source.kind].items()},
-            "samples": counts.samples,
-        }
+        staging.metrics = validate_batch(name, source, files, staging.folder).metrics(source.kind)
 
     with ingesting(artifacts, context.partition_key, context.run_id):
         made = make_here(context, stage, artifacts, 0.0, produce)

@@ -41,6 +41,7 @@ CODE_VERSIONS = {
     "evaluation": "2",
     "eval_report": "2",
     "published_model": "2",
+    "batch_predictions": "1",
 }
 
 DATA_ASSETS = ("raw_corpus", "validated_dataset")
@@ -247,7 +248,7 @@ def parts(stages: Mapping[str, Stage], name: str) -> dict[str, dict[str, Any]]:
 
 def _planned(recipe: Recipe) -> dict[str, Any]:
     """The recipe as the plan depends on it; what only a classifier has is no part of a recipe without one."""
-    left_out: dict[str, Any] = dict.fromkeys(("description", "gate", "publish", "retrain"), True)
+    left_out: dict[str, Any] = dict.fromkeys(("description", "gate", "publish", "retrain", "predictions"), True)
     if recipe.classifier is None:
         left_out |= {"classifier": True, "data": {"classification": True}}
     return recipe.model_dump(mode="json", exclude=left_out)

@@ -72,9 +72,22 @@ class Counts:
     def quarantined(self) -> int:
         return sum(self.reasons.values())
 
+    def metrics(self, kind: str) -> dict[str, Any]:
+        """What the manifest of a validated batch of a kind says."""
+        return {
+            "rows_in": self.rows_in,
+            "rows_kept": self.kept,
+            "quarantined": self.quarantined,
+            "quarantined_share": self.quarantined / self.rows_in if self.rows_in else 1.0,
+            "reasons": dict(sorted(self.reasons.items())),
+            "redacted": dict(sorted(self.redacted.items())),
+            "columns": {column: str(kind) for column, kind in KEPT_SCHEMAS[kind].items()},
+            "samples": self.samples,
+        }
+
 
 def validate_batch(name: str, source: Source, files: Mapping[str, Path], out: Path) -> Counts:
-    """Reads, checks and de-duplicates one batch; writes ``rows.parquet`` and ``quarantine.parquet`` into ``out``.
+    """Reads and checks one batch, without repeats unless the source keeps them; writes ``rows.parquet`` and ``quarantine.parquet`` into ``out``.
 
     Args:
         name: the source's name.
@@ -166,7 +179,7 @@ def _check(
             continue
         record, _ = piece[index]
         key = normal_id(row)
-        if key in first_seen:
+        if key in first_seen and source.duplicates == "quarantine":
             faults[index] = RowFault(Reason.EXACT_DUPLICATE, f"same content as {first_seen[key]}")
             continue
         first_seen[key] = f"{record.file} {record.position}"

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from ft_assets.core.errors import Problem, RecipeError
 from ft_assets.core.location import Found, access_errors, find_batches, in_words
+from ft_assets.recipes.predictions import kind_of_predictions
 from ft_assets.recipes.schema import NAME, SOURCE_ROLES, Recipe, Source, kind_of_role
 
 SHIPPED = Path(__file__).parent
@@ -67,13 +68,24 @@ class Catalog:
         """What is wrong with a file, and with the sources its recipe names."""
         problems = [problem for problem in self.problems if problem.file == str(file)]
         draft = self.drafts.get(file, {})
-        for role, index, name in named_sources(draft):
+        classifies = "classifier" in draft
+        wanted = [(("data", role, at), kind_of_role(role, classifies), name) for role, at, name in named_sources(draft)]
+        wanted += [
+            (("predictions", "sources", at), kind_of_predictions(classifies), name)
+            for at, name in predicted_sources(draft)
+        ]
+        for where, kind, name in wanted:
             if name in self.source_faults:
                 problems += self.source_faults[name]
-            elif fault := self._misnamed(name, kind_of_role(role, "classifier" in draft)):
-                line = positions(file).get(("data", role, index), 1)
-                problems.append(Problem(str(file), line, f"data.{role}[{index}]", *fault))
+            elif fault := self._misnamed(name, kind) or self._repeats(name, where[0]):
+                problems.append(Problem(str(file), positions(file).get(where, 1), _dotted(where), *fault))
         return list(dict.fromkeys(problems))
+
+    def _repeats(self, name: str, part: str) -> tuple[str, str] | None:
+        """A source that keeps duplicates is none to learn from or to measure on: each row must count once."""
+        if part != "data" or self.sources[name].value.duplicates == "quarantine":
+            return None
+        return f"{name!r}, a source with duplicates: keep", "one with duplicates: quarantine; keep is for predictions"
 
     def _misnamed(self, name: str, wanted: str) -> tuple[str, str] | None:
         """What was found and what is allowed, where there is no source of this name, or it is of another kind."""
@@ -144,6 +156,13 @@ def named_sources(draft: dict[str, Any]) -> list[tuple[str, int, str]]:
         for index, name in enumerate(names)
         if isinstance(name, str) and re.fullmatch(NAME, name)
     ]
+
+
+def predicted_sources(draft: dict[str, Any]) -> list[tuple[int, str]]:
+    """Index and name of each source whose batches a recipe answers; what is no list of names is the schema's fault."""
+    predictions = draft.get("predictions")
+    names = predictions.get("sources") if isinstance(predictions, dict) else None
+    return [(at, name) for at, name in enumerate(names if isinstance(names, list) else []) if isinstance(name, str)]
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> Problem:

@@ -56,6 +56,7 @@ InPods = Literal[
     "merged_model",
     "quantized_model",
     "evaluation",
+    "batch_predictions",
 ]
 
 

@@ -15,6 +15,7 @@ from ft_assets.recipes.classifying import check_classifier
 from ft_assets.recipes.evaluation import Evaluation, check_examples
 from ft_assets.recipes.gate import check_condition
 from ft_assets.recipes.hardware import Hardware
+from ft_assets.recipes.predictions import Predictions, check_predictions
 from ft_assets.recipes.strict import Strict
 from ft_assets.recipes.sweep import Sweep, check_sweep
 from ft_assets.recipes.training import Adapter, Lora, Policy, PromptTuning, Training
@@ -76,7 +77,8 @@ class Source(Strict):
 
     ``location`` is a path relative to the file that declares the source, an absolute path, or an fsspec URL
     (``s3://bucket/prefix``, ``hf://datasets/org/name@revision/folder``).
-    ``format`` is the form of its rows; nothing is guessed.
+    ``format`` is the form of its rows; nothing is guessed. ``duplicates: keep`` keeps rows that repeat another, for sources
+    whose every row is to be answered (``predictions``); such a source is never trained or evaluated on.
     """
 
     kind: Literal["text", "instruction", "preference", "prompt", "classification", "multiple_choice"]
@@ -104,6 +106,7 @@ class Source(Strict):
     personal_data: Literal["keep", "redact", "quarantine"] = "quarantine"
     phone_region: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")] = "US"
     languages: list[Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")]] = []
+    duplicates: Literal["quarantine", "keep"] = "quarantine"
     min_characters: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     max_characters: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
     max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -126,7 +129,8 @@ class Source(Strict):
 
     def identity(self) -> dict[str, object]:
         """What validation depends on; the location and the description do not change a row."""
-        return self.model_dump(exclude={"location", "description", "licence", "max_quarantined_share"})
+        left_out = {"location", "description", "licence", "max_quarantined_share"}
+        return self.model_dump(exclude=left_out if self.duplicates == "keep" else {*left_out, "duplicates"})
 
 
 class Split(Strict):
@@ -286,6 +290,7 @@ class Recipe(Strict):
     publish: Publish
     hardware: Hardware = Hardware()
     retrain: Retrain | None = None
+    predictions: Predictions | None = None
 
     @property
     def trained_on(self) -> dict[str, str]:
@@ -347,6 +352,12 @@ class Recipe(Strict):
             )
         elif self.data.classification:
             raise ValueError("data.classification is trained on by a classifier stage alone; give one, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _predicts_with_what_it_makes(self) -> "Recipe":
+        if self.predictions is not None:
+            check_predictions(self)
         return self
 
     def _optimizers_fit(self) -> None:

@@ -34,6 +34,7 @@ MODULES = {
     "merged_model": "merge",
     "quantized_model": "quantize",
     "evaluation": "evaluate",
+    "batch_predictions": "predict",
 }
 # Stages that need a tokenizer alone. transformers imports torch wherever there is one, which takes longer than their work
 # on a small batch; a module that is None counts as absent.

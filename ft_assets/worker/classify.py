@@ -72,17 +72,25 @@ def _ids(tokenizer: Any, rows: list[dict[str, Any]], max_length: int) -> tuple[l
 def classify(
     model: Any, tokenizer: Any, ids: list[list[int]], batch_size: int, say: Callable[[int], None]
 ) -> list[Label]:
-    """The label of each row, with its probability. Rows of like length share a batch, so that little is padded."""
+    """The label of each row, with its probability."""
+    shares = probabilities(model, tokenizer, ids, batch_size, say)
+    best = [max(range(len(share)), key=share.__getitem__) for share in shares]
+    return [(model.config.id2label[at], share[at]) for at, share in zip(best, shares, strict=True)]
+
+
+def probabilities(
+    model: Any, tokenizer: Any, ids: list[list[int]], batch_size: int, say: Callable[[int], None]
+) -> list[list[float]]:
+    """Of each row the probability of each label. Rows of like length share a batch, so that little is padded."""
     order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-    found: list[Label] = [("", 0.0)] * len(ids)
+    found: list[list[float]] = [[] for _ in ids]
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, padding_side="right", return_tensors="pt")
         batch = batch.to(model.device)
         with torch.inference_mode():
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        sure, best = logits.float().softmax(-1).max(-1)
-        for row, number, chance in zip(rows, best.tolist(), sure.tolist(), strict=True):
-            found[row] = model.config.id2label[number], chance
+        for row, shares in zip(rows, logits.float().softmax(-1).tolist(), strict=True):
+            found[row] = shares
         say(start + len(rows))
     return found

@@ -45,7 +45,10 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> "Job":
-        body = json.loads(path.read_text())
+        return cls.of(json.loads(path.read_text()))
+
+    @classmethod
+    def of(cls, body: dict[str, Any]) -> "Job":
         return cls(
             stage=body["stage"],
             fingerprint=body["fingerprint"],
