@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Workshop
 
+from ft_assets.core import scoring
+from ft_assets.recipes.gate import names, pairs
+from ft_assets.recipes.load import load_catalog
+
 MODEL_ASSETS = (
     "base_model",
     "tokenized_splits",
@@ -52,6 +56,16 @@ def test_the_gate_was_judged_and_the_release_is_the_champion(made: Workshop) -> 
     release = json.loads((made.artifact("published_model") / "manifest.json").read_text())["fingerprint"]
     assert [record["champion"]] == [entry["release"] for entry in record["history"]] == [release]
     assert json.loads((made.home / "published" / "tiny" / "champion.json").read_text())["fingerprint"] == release
+
+
+def test_every_name_that_a_gate_may_use_has_a_number(made: Workshop) -> None:
+    recipe = load_catalog([made.recipes]).recipe("tiny")
+    results = json.loads((made.artifact("evaluation") / "results.json").read_text())
+    allowed = {name for name in names(recipe) if not name.startswith("incumbent.")}
+    assert allowed - set(scoring.names(results)) == set()
+    compared = {(entry["left"], entry["right"]) for entry in results["comparisons"]}
+    wanted = {pair for pair in pairs(recipe) if not {"candidate", "incumbent"} & set(pair)}
+    assert wanted == compared
 
 
 def test_status_agrees_with_the_store(made: Workshop) -> None:

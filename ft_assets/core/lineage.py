@@ -36,6 +36,7 @@ CODE_VERSIONS = {
     "answers": "1",
     "memorized": "1",
     "rewarded": "1",
+    "lm_eval": "1",
     "evaluation": "2",
     "eval_report": "2",
     "published_model": "2",
@@ -60,7 +61,7 @@ MODEL_ASSETS = (
 # What a worker makes on the way to an artifact, by the first word of its key.
 ON_THE_WAY = {
     "tokenized_splits": ("prepared", "overlap", "judged", "questions"),
-    "evaluation": ("questions", "answers", "memorized", "rewarded"),
+    "evaluation": ("questions", "answers", "memorized", "rewarded", "lm_eval"),
 }
 BEST_TRIAL = "of the sweep's best trial"
 # What of ``data`` decides how a batch of a role is tokenized; text is cut into blocks after it is joined.
@@ -324,8 +325,8 @@ def _add_answers(stages: dict[str, Stage], recipe: Recipe, inputs: Inputs, made:
     """``answers:CONTESTANT``, what each says to the held-out questions. None depends on the training data, on a metric or on
     another contestant, but where it is shown examples.
 
-    Beside them ``memorized:CONTESTANT`` and ``rewarded:CONTESTANT`` of the untrained model and the candidate, where the
-    recipe wants the one and trains a reward model for the other.
+    Beside them ``memorized:CONTESTANT``, ``rewarded:CONTESTANT`` and ``lm_eval:CONTESTANT`` of the untrained model and the
+    candidate, where the recipe wants the first and the last, and trains a reward model for the second.
     """
     if recipe.classifier is not None:
         return
@@ -342,6 +343,9 @@ def _add_answers(stages: dict[str, Stage], recipe: Recipe, inputs: Inputs, made:
         if name in compared and recipe.reward is not None:
             judged = {"answers": ("answers", own.fingerprint), "reward_model": made("reward_model")}
             stages[f"rewarded:{name}"] = make_stage("rewarded", {}, judged)
+        if name in compared and settings.lm_eval:
+            tasks = {"tasks": sorted(set(settings.lm_eval)), "max_rows": settings.max_rows, **of_base}
+            stages[f"lm_eval:{name}"] = make_stage("lm_eval", tasks, upstream)
 
 
 def _add_evaluation(

@@ -63,7 +63,8 @@ def score(
     found = {
         name: {
             "kind": kinds[name],
-            "scores": {key: asdict(each) for key, each in own.scores().items()},
+            "scores": {key: asdict(each) for key, each in own.scores().items()}
+            | contestants[name]["answers"].get("lm_eval", {}),
             "costs": _costs(name, contestants[name]["answers"]["costs"]),
             "calibration": own.calibration(),
             "answers": own.records(),

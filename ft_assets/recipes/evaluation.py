@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from ft_assets.recipes.classifying import METRICS_OF_LABELS, check_measures
 from ft_assets.recipes.strict import Strict
@@ -44,13 +44,17 @@ Metric = Literal[
 ]
 
 
+TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+
+
 class Evaluation(Strict):
     """How contestants are compared. ``metric`` is the one of the verdict, ``metrics`` are told beside it.
 
     ``few_shot`` counts training examples put before the question, the same before each; ``retrieval`` counts those that are
     nearest to it (BM25). ``max_rows`` is the most rows of each held-out set, ``memorization`` the number of training rows,
-    and of held-out ones, whose answers are to be continued. A classifier is measured in ``accuracy`` or ``macro_f1``; it has
-    no prompt and writes nothing, so that it takes none of ``few_shot``, ``retrieval``, ``memorization`` and
+    and of held-out ones, whose answers are to be continued, ``lm_eval`` tasks of that harness that are run beside them (its
+    own sets, which the worker must reach or have). A classifier is measured in ``accuracy`` or ``macro_f1``; it has
+    no prompt and writes nothing, so that it takes none of ``few_shot``, ``retrieval``, ``memorization``, ``lm_eval`` and
     ``max_new_tokens``; the other metrics want the first and the last.
     """
 
@@ -59,6 +63,7 @@ class Evaluation(Strict):
     few_shot: Annotated[int, Field(ge=0, le=64)] | None = None
     retrieval: Annotated[int, Field(ge=1, le=64)] | None = None
     memorization: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    lm_eval: Annotated[list[TaskName], Field(max_length=100)] = []
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
     bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 2000
     max_rows: Annotated[int, Field(ge=1)] | None = None
@@ -66,7 +71,9 @@ class Evaluation(Strict):
     @model_validator(mode="after")
     def _has_what_its_metric_needs(self) -> "Evaluation":
         check_measures(self.metric, {"few_shot": self.few_shot, "max_new_tokens": self.max_new_tokens})
-        if beside := [name for name in ("retrieval", "memorization") if self.of_labels and getattr(self, name)]:
+        if beside := [
+            name for name in ("retrieval", "memorization", "lm_eval") if self.of_labels and getattr(self, name)
+        ]:
             raise ValueError(
                 f"metric {self.metric} is of labels, which no prompt asks for: leave {', '.join(beside)} out"
             )

@@ -6,6 +6,7 @@ killed evaluation goes on with the contestant it was at.
 
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from ft_assets.core.artifact import Artifact
@@ -15,6 +16,7 @@ from ft_assets.worker import answers, classify, questions
 from ft_assets.worker.batches import opened
 from ft_assets.worker.contestants import Contestants
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
+from ft_assets.worker.harness import task_scores
 from ft_assets.worker.job import Job
 from ft_assets.worker.memorize import memorized, sampled
 from ft_assets.worker.rewards import rewards
@@ -88,6 +90,9 @@ class Gathering:
             judging = partial(_rewarded, questions=self.questions)
             by_row = self._part("rewarded", name, judging).json("rewards.json")
             body["sets"]["test"] = [{**row, "reward": by_row[row["row_id"]]} for row in body["sets"]["test"]]
+        if f"lm_eval:{name}" in self.parts:
+            measuring = partial(_lm_eval, contestants=self.contestants)
+            body["lm_eval"] = self._part("lm_eval", name, measuring).json("scores.json")
         return body
 
     def _part(self, kind: str, name: str, make: Callable[[Job], None]) -> Artifact:
@@ -116,3 +121,14 @@ def _rewarded(job: Job, questions: Artifact) -> None:
         found = rewards(job, tokenizer, records)
         staging.write_json("rewards.json", {row["row_id"]: reward for row, reward in zip(records, found, strict=True)})
         staging.metrics = {"rows": len(records)}
+
+
+def _lm_eval(job: Job, contestants: Contestants) -> None:
+    """Stage ``lm_eval``: what lm-eval makes of a model on tasks of its own."""
+    loaded = contestants.of(job)
+    job.progress(f"lm-eval asks {job.execution['contestant']}", total=len(job.identity["tasks"]))
+    asked = job.identity["tasks"], job.identity["max_rows"], job.execution["batch_size"]
+    found = task_scores(loaded.model, loaded.tokenizer, *asked)
+    with job.commit() as staging:
+        staging.write_json("scores.json", found)
+        staging.metrics = {"tasks": len(job.identity["tasks"]), "lm_eval": version("lm_eval")}

@@ -1,7 +1,7 @@
 """What a model knows before it is taught the demo's task: plain questions with choices, and plain prose of no subject."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 CHOICES = 4
@@ -90,16 +90,16 @@ PROSE = (
 def questions(rng: random.Random) -> Iterator[dict[str, Any]]:
     """Sums, opposites, kinds of things and everyday facts, each with one right choice among four."""
     for _ in range(12):
-        left, right = rng.randint(2, 9), rng.randint(2, 9)
-        total = left + right
-        wrong = rng.sample([number for number in range(2, 20) if number != total], CHOICES - 1)
-        yield _asked(f"What is {left} plus {right}?", str(total), map(str, wrong), rng)
+        one, other = rng.randint(2, 9), rng.randint(2, 9)
+        total = one + other
+        others = [str(number) for number in range(2, 20) if number != total]
+        yield _asked(f"What is {one} plus {other}?", str(total), rng.sample(others, CHOICES - 1), rng)
     words = [word for pair in OPPOSITES for word in pair]
     for first, second in OPPOSITES:
-        wrong = rng.sample([word for word in words if word not in (first, second)], CHOICES - 1)
-        yield _asked(f"What is the opposite of {first}?", second, wrong, rng)
+        others = [word for word in words if word not in (first, second)]
+        yield _asked(f"What is the opposite of {first}?", second, rng.sample(others, CHOICES - 1), rng)
     for kind, names in KINDS.items():
-        others = [name for other, some in KINDS.items() if other != kind for name in some]
+        others = [name for each, some in KINDS.items() if each != kind for name in some]
         for right in rng.sample(names, 2):
             article = "an" if kind[0] in "aeiou" else "a"
             yield _asked(f"Which of these is {article} {kind}?", right, rng.sample(others, CHOICES - 1), rng)
@@ -107,7 +107,7 @@ def questions(rng: random.Random) -> Iterator[dict[str, Any]]:
         yield _asked(question, right, wrong, rng)
 
 
-def _asked(question: str, right: str, wrong: Any, rng: random.Random) -> dict[str, Any]:
+def _asked(question: str, right: str, wrong: Iterable[str], rng: random.Random) -> dict[str, Any]:
     choices = [right, *wrong]
     rng.shuffle(choices)
     return {"question": question, "choices": choices, "answer": choices.index(right)}
