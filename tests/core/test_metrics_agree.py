@@ -6,6 +6,7 @@ import warnings
 from decimal import Decimal
 
 import pytest
+from pydantic_core import from_json
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 from sklearn.metrics import accuracy_score, f1_score
@@ -160,6 +161,24 @@ def test_json_field_f1_is_that_of_scikit_learn_on_fields_by_hand():
 )
 def test_odd_json(answer, expected, score):
     assert json_field_f1(answer, expected) == score
+
+
+def test_json_is_what_another_parser_takes():
+    for text in (
+        *TEXTS,
+        *(json.dumps(value) for value, _ in FIELDS),
+        "NaN",
+        "[1,]",
+        "{'a': 1}",
+        '{"a": 01}',
+        '"\\ud83d\\ude00"',
+    ):
+        try:
+            from_json(text, allow_inf_nan=False)
+            theirs = 1
+        except ValueError:
+            theirs = 0
+        assert json_valid(text, "") == theirs, text
 
 
 @pytest.mark.parametrize("answer", ["{}", "[]", "null", '"\u6771"', " 1e5 ", '{"a": [1, {"b": null}]}', "\n[]\t"])

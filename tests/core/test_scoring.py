@@ -207,6 +207,17 @@ def test_a_classifier_is_told_by_label():
     assert [each["outcome"] for each in found["comparisons"]] == ["better", "better"]
 
 
+def test_a_label_that_one_alone_gives_moves_no_other():
+    contestants = {
+        "majority": scored.contestant("majority", test=labels("abc" * 10)),
+        "classifier": scored.contestant("trained", test=labels(["aa", "b", "c"] * 10)),
+    }
+    found = score({"metric": "macro_f1", "bootstrap_samples": 100}, 1, "classifier", contestants)
+    left, right = (of(found, name, "macro_f1")["mean"] for name in ("classifier", "majority"))
+    told = next(each for each in found["comparisons"] if each["metric"] == "macro_f1")
+    assert (left, right, told["mean"]) == pytest.approx((2 / 4, 1.0, 2 / 4 - 1.0))
+
+
 def test_what_a_writing_model_says_beside_the_labels_is_no_label():
     said = ["A.", "b", "sorry, what?"] * 10
     found = score(
