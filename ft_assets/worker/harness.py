@@ -21,7 +21,7 @@ def task_scores(
 ) -> Scores:
     """``{"mean", "low", "high", "n"}`` of each metric, under ``lm_eval.TASK.METRIC``; the interval is the mean and 1.96 of
     lm-eval's standard errors on either side, the mean alone where it tells none. A filter other than ``none`` stands behind
-    the metric's name.
+    the metric's name. A gate's names have no dash: an underscore stands in its place.
 
     Args:
         tasks: names of tasks, groups or tags.
@@ -73,7 +73,7 @@ def flat(results: dict[str, dict[str, Any]], rows: dict[str, dict[str, int]]) ->
                 continue
             error = metrics.get(f"{metric}_stderr,{by}")
             width = WIDTH_95 * error if isinstance(error, int | float) and math.isfinite(error) else 0.0
-            name = ".".join(["lm_eval", task, metric, *([] if by == "none" else [by])])
+            name = ".".join(["lm_eval", task, metric, *([] if by == "none" else [by])]).replace("-", "_")
             mean = float(value)
             found[name] = {"mean": mean, "low": mean - width, "high": mean + width, "n": count}
     return found

@@ -66,13 +66,13 @@ def test_each_metric_is_a_number_with_its_interval():
             "sample_len": 4,
             "acc,none": 0.5,
             "acc_stderr,none": 0.1,
-            "em,strict": 1,
-            "em_stderr,strict": "N/A",
+            "em,strict-match": 1,
+            "em_stderr,strict-match": "N/A",
         },
         "group": {"alias": "group", "sample_len": 8, "acc,none": 0.25, "acc_stderr,none": 0.1},
     }
     assert flat(results, {"t": {"original": 9, "effective": 4}}) == {
         "lm_eval.t.acc": {"mean": 0.5, "low": pytest.approx(0.304), "high": pytest.approx(0.696), "n": 4},
-        "lm_eval.t.em.strict": {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 4},
+        "lm_eval.t.em.strict_match": {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 4},
         "lm_eval.group.acc": {"mean": 0.25, "low": pytest.approx(0.054), "high": pytest.approx(0.446), "n": 8},
     }
