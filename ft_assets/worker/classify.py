@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from ft_assets.core.labels import majority
-from ft_assets.core.scoring import OF_A_CLASSIFIER, score, summary
+from ft_assets.core.scoring import OF_A_CLASSIFIER, score
 from ft_assets.core.shape import weights_bytes
 from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
 from ft_assets.worker.job import Job
 from ft_assets.worker.models import load_classifier
+from ft_assets.worker.results import commit, usd_per_1000_requests
 from ft_assets.worker.tokenizer import load_tokenizer, whole_texts
-from ft_assets.worker.tracking import Tracker
 
 SETS = ("test", "out_of_domain")
 
@@ -42,7 +42,8 @@ def run(job: Job) -> None:
     costs = {
         "size_bytes": weights_bytes(trained.folder),
         "seconds": seconds,
-        "rows_per_second": sum(map(len, sets.values())) / seconds,
+        "rows_per_second": (rate := sum(map(len, sets.values())) / seconds),
+        "usd_per_1000_requests": usd_per_1000_requests(job, rate),
     }
     frequent = majority(splits.json("labels.json")["train"])
     always = {name: [_record(row, frequent) for row in rows] for name, rows in sets.items()}
@@ -52,18 +53,7 @@ def run(job: Job) -> None:
         "classifier": {"kind": "trained", "answers": {"sets": given, "costs": costs, "truncated": truncated}},
     }
     results = score(_both(settings), job.identity["seed"], "classifier", contestants)
-    tracker = Tracker(job, {"identity": job.identity})
-    with job.commit() as staging:
-        staging.write_json("results.json", results)
-        staging.metrics = summary(results)
-        staging.execution |= {"dtype": dtype_name(dtype)}
-    tracker.finish(
-        {
-            f"{name}/{metric}": found["mean"]
-            for name, result in results["contestants"].items()
-            for metric, found in result["scores"].items()
-        }
-    )
+    commit(job, results, dtype_name(dtype))
 
 
 def _both(settings: dict[str, Any]) -> dict[str, Any]:

@@ -19,11 +19,9 @@ from ft_assets.worker.hardware import dtype_name, pick_device, pick_dtype
 from ft_assets.worker.harness import task_scores
 from ft_assets.worker.job import Job
 from ft_assets.worker.memorize import memorized, sampled
+from ft_assets.worker.results import commit, usd_per_1000_requests
 from ft_assets.worker.rewards import rewards
 from ft_assets.worker.tokenizer import load_tokenizer
-from ft_assets.worker.tracking import Tracker
-
-SECONDS_PER_HOUR = 3600
 
 
 def run(job: Job) -> None:
@@ -38,7 +36,10 @@ def run(job: Job) -> None:
     for index, name in enumerate(names):
         job.progress(f"evaluating {name}", step=index, total=len(names))
         contestants[name] = {"kind": KIND_OF.get(name, "quantized"), "answers": gathering.of(name)}
-    commit(job, contestants, {"dtype": dtype_name(dtype)}, _incumbent(job))
+    job.progress("scoring")
+    identity = job.identity
+    results = score(identity["evaluation"], identity["seed"], identity["candidate"], contestants, _incumbent(job))
+    commit(job, results, dtype_name(dtype))
 
 
 def _parted(key: str) -> tuple[str, str, str]:
@@ -48,27 +49,6 @@ def _parted(key: str) -> tuple[str, str, str]:
 def _incumbent(job: Job) -> dict[str, Any] | None:
     found = job.execution["parts"].get("answers:incumbent")
     return found and {"merged": found["upstream"]["model"][1]}
-
-
-def commit(
-    job: Job, contestants: dict[str, Any], execution: dict[str, Any], incumbent: dict[str, Any] | None = None
-) -> None:
-    """Scores what contestants answered and writes ``results.json``."""
-    job.progress("scoring")
-    results = score(job.identity["evaluation"], job.identity["seed"], job.identity["candidate"], contestants, incumbent)
-    by_name = results["contestants"]
-    tracker = Tracker(job, {"identity": job.identity})
-    with job.commit() as staging:
-        staging.write_json("results.json", results)
-        staging.metrics = {
-            "verdict_metric": results["metric"],
-            "scores": {name: found["scores"] for name, found in by_name.items()},
-            "costs": {name: found["costs"] for name, found in by_name.items()},
-            **{key: results[key] for key in ("measures", "comparisons", "warnings")},
-        }
-        staging.execution |= execution
-    told = {f"{name}/{key}": value["mean"] for name, found in by_name.items() for key, value in found["scores"].items()}
-    tracker.finish(told)
 
 
 class Gathering:
@@ -83,8 +63,8 @@ class Gathering:
         """The body of a contestant's ``answers.json``, with what was memorized and how its answers were rewarded."""
         asking = partial(answers.make, contestants=self.contestants, questions=self.questions)
         body: dict[str, Any] = self._part("answers", name, asking).json("answers.json")
-        costs, price = body["costs"], float(self.job.execution.get("usd_per_hour", 0.0))
-        costs["usd_per_1000_requests"] = 1000 / costs["rows_per_second"] / SECONDS_PER_HOUR * price
+        costs = body["costs"]
+        costs["usd_per_1000_requests"] = usd_per_1000_requests(self.job, costs["rows_per_second"])
         if f"memorized:{name}" in self.parts:
             going_on = partial(_memorized, contestants=self.contestants)
             body["sets"]["memorization"] = self._part("memorized", name, going_on).json("memorized.json")
