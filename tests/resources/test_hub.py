@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hub import READER, TOKEN, Hub, Refused
+from hub import READER, TOKEN, Refused
 from publishing import publish_to as publish
 from waiting import until
 
@@ -20,18 +20,6 @@ from resources.hub import HubTarget
 
 OLD, NEW = "a" * 64, "b" * 64
 CARD = b"---\nlicense: apache-2.0\n---\n# a model\n"
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    found = Hub()
-    yield found
-    found.close()
 
 
 @pytest.fixture
