@@ -15,6 +15,7 @@ import psutil
 import pytest
 from buckets import bucket, server  # noqa: F401
 from filelock import FileLock
+from hub import hub  # noqa: F401
 from splitting import Splitter
 
 from ft_assets.core.read import read_records

@@ -10,13 +10,14 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 import yaml
 
 TOKEN = "hf_owner"  # may write to org
@@ -336,3 +337,18 @@ ROUTES = [
 
 def _blob(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub on loopback, which huggingface_hub takes for the one there is."""
+    from huggingface_hub import constants
+
+    found = Hub()
+    template = found.url + "/{repo_id}/resolve/{revision}/{filename}"
+    settings = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "ENDPOINT": found.url}
+    settings |= {"HUGGINGFACE_CO_URL_TEMPLATE": template}
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    yield found
+    found.close()

@@ -58,7 +58,7 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         def produce(staging: Staging) -> None:
             known = catalog.load()
             told = release.described(run, {name: known.source(name) for name in run.recipe.data.source_names()})
-            release.write(staging, told, weights, run.store.scratch(stage.fingerprint), key)
+            release.write(staging, told, weights, key)
             files = release.complete(weights, staging.folder)
             refuse_pickles(files)
             place.put(folder, files, say)

@@ -39,12 +39,11 @@ def _folder(artifact: Artifact, prefix: str) -> list[PublishedFile]:
     return [PublishedFile(prefix + name, artifact.file(name)) for name in names]
 
 
-def write(staging: Staging, release: Release, files: Sequence[PublishedFile], scratch: Path, key: Path | None) -> None:
+def write(staging: Staging, release: Release, files: Sequence[PublishedFile], key: Path | None) -> None:
     """Writes what is made here: the card, the bill and, with a key, the signature over all.
 
     Args:
         files: those of :func:`weights`.
-        scratch: a folder on the same disk as they are, if that can be.
     """
     from ft_assets.report.card import model_card
 
@@ -53,12 +52,14 @@ def write(staging: Staging, release: Release, files: Sequence[PublishedFile], sc
     known = [*files, PublishedFile(CARD, staging.file(CARD))]
     staging.write_json(BILL, bill(release, known))
     if key is not None:
-        staging.file(SIGNATURE).write_bytes(_signature([*known, PublishedFile(BILL, staging.file(BILL))], scratch, key))
+        staging.file(SIGNATURE).write_bytes(
+            _signature([*known, PublishedFile(BILL, staging.file(BILL))], staging.folder.parent, key)
+        )
 
 
-def _signature(files: Sequence[PublishedFile], scratch: Path, key: Path) -> bytes:
-    """Signs the release as one folder, in which each file has a second name, or a copy on another disk."""
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+def _signature(files: Sequence[PublishedFile], beside: Path, key: Path) -> bytes:
+    """Signs the release as one folder in ``beside``, in which each file has a second name, or a copy on another disk."""
+    with tempfile.TemporaryDirectory(dir=beside) as folder:
         for file in files:
             target = Path(folder, file.name)
             target.parent.mkdir(parents=True, exist_ok=True)

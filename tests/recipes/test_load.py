@@ -121,6 +121,8 @@ FAULTS = {
     "a fraction for a count": ("  max_length: 64", "  max_length: 64.5", "data.max_length", "integer", "max_length:"),
     "an unknown choice": ("overlong: drop", "overlong: cut", "data.overlong", "'truncate' or 'chunk'", "overlong:"),
     "a mapping that is a word": ("publish:\n  to: out", "publish: out", "publish", "dictionary", "publish:"),
+    "no repository": ("  to: out", "  to: hub://model", "publish.to", "hub://org/name", "to: hub"),
+    "no licence of the Hub": ("  to: out", "  to: out\n  license: My Own", "publish.license", "pattern", "license:"),
     "a list that is a word": ("test: [held_out]", "test: held_out", "data.test", "list", "test: held_out"),
     "a missing field": ("seed: 1\n", "", "seed", "no default", None),
     "a missing inner field": ("  r: 8\n", "", "adapter.r", "no default", "adapter:"),

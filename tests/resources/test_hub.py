@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hub import READER, TOKEN, Hub, Refused
+from hub import READER, TOKEN, Refused
 from publishing import publish_to as publish
 from waiting import until
 
@@ -20,18 +20,6 @@ from resources.hub import HubTarget
 
 OLD, NEW = "a" * 64, "b" * 64
 CARD = b"---\nlicense: apache-2.0\n---\n# a model\n"
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    found = Hub()
-    yield found
-    found.close()
 
 
 @pytest.fixture
@@ -255,7 +243,7 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub, tmp_path, waits):
     assert main(hub) == contents(files)
 
 
-def test_a_commit_that_came_between_is_kept(hub, tmp_path, waits):
+def test_a_champion_that_others_moved_in_between_is_not_mixed_with_this_one(hub, tmp_path, waits):
     files, place = release(tmp_path / "new", b"n"), target(hub)
     publish(place, OLD, files, quiet)
     seen = []
@@ -264,11 +252,13 @@ def test_a_commit_that_came_between_is_kept(hub, tmp_path, waits):
         if path.endswith("/commit/main") and not seen:
             seen.append(path)
             repo = hub.repos["org/model"]
-            repo.commit("main", {**repo.commits[repo.branches["main"]], ".gitattributes": b"by hand"}, "by hand")
+            here = {**repo.commits[repo.branches["main"]], ".gitattributes": b"by hand", "of_another.json": b"{}"}
+            repo.commit("main", here, "another's")
 
     hub.faults.append(between)
     publish(place, NEW, files, quiet)
     assert hub.files("org/model")[".gitattributes"] == b"by hand"
+    assert main(hub) == contents(files)
     assert is_champion(place, NEW)
 
 
