@@ -103,7 +103,7 @@ def test_each_measure_alone_stops_a_form_and_no_number_is_beyond_every_limit(for
             for bad in (math.nan, 0.1 if name == "token_agreement" else 9.0):
                 [told] = faults(form, good | {name: bad})
                 assert told.startswith(name)
-    assert faults(form, good | {"perplexity_ratio": 0.5})
+    assert faults(form, good | {"perplexity_ratio": 0.1})
 
 
 class Made:
