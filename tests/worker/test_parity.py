@@ -170,6 +170,15 @@ def test_good_files_are_within_every_limit(made: Made) -> None:
     assert all(sizes[form] > 0 for form in FORMS)
 
 
+def test_rows_that_are_read_together_say_what_each_says_alone(made: Made) -> None:
+    model = load_form(made.merged.folder, torch.float32)
+    rows = [parity.Row(row.ids[: 9 + at], row.labels[: 9 + at]) for at, row in enumerate(made.rows[:5])]
+    for row, together in zip(rows, parity.logits(model, rows), strict=True):
+        [alone] = parity.logits(model, [row])
+        assert together.shape == alone.shape == (len(row.ids) - 1, alone.shape[1])
+        torch.testing.assert_close(together, alone)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_looking_at_the_weights_changes_nothing_of_what_a_model_says(made: Made, form: str) -> None:
     looked_at, not_looked_at = (load_form(made.folder(form), torch.float32) for _ in range(2))
