@@ -5,6 +5,7 @@ One model is in memory at a time: of the one that is the measure its logits are 
 
 import gc
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,15 +88,34 @@ def logits(model: Any, rows: list[Row]) -> list[torch.Tensor]:
     """
     found = []
     with torch.inference_mode():
-        for row in rows:
-            said = model(input_ids=torch.tensor([row.ids]).to(model.device)).logits[0]
+        for some in _batches(rows):
+            longest = max(len(row.ids) for row in some)
+            ids = torch.tensor([row.ids + [0] * (longest - len(row.ids)) for row in some], device=model.device)
+            lengths = torch.tensor([[len(row.ids)] for row in some], device=model.device)
+            mask = (torch.arange(longest, device=model.device) < lengths).long()
+            said = model(input_ids=ids, attention_mask=mask).logits
             most = max(1, MOST_BYTES // (4 * said.shape[-1] * len(rows)))
-            found.append(said[:-1][-most:].float().cpu())
-            if not found[-1].isfinite().all():
-                raise FineTuneError(
-                    "the model's logits are no finite numbers, so its weights are broken; it is not kept"
-                )
+            for row, of_row in zip(some, said, strict=True):
+                # What is padded lies behind each row, where none of its tokens looks.
+                found.append(of_row[: len(row.ids) - 1][-most:].float().cpu())
+                if not found[-1].isfinite().all():
+                    raise FineTuneError(
+                        "the model's logits are no finite numbers, so its weights are broken; it is not kept"
+                    )
     return found
+
+
+def _batches(rows: list[Row]) -> Iterator[list[Row]]:
+    """Rows next to each other that are no more than :data:`LONGEST` tokens together, padding included: a quantized weight is
+    unpacked once for all of them.
+    """
+    some: list[Row] = []
+    for row in rows:
+        if some and max(len(each.ids) for each in [*some, row]) * (len(some) + 1) > LONGEST:
+            yield some
+            some = []
+        some.append(row)
+    yield some
 
 
 def weight_error(model: Any, folder: Path) -> dict[str, Any]:

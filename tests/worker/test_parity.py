@@ -103,7 +103,7 @@ def test_each_measure_alone_stops_a_form_and_no_number_is_beyond_every_limit(for
             for bad in (math.nan, 0.1 if name == "token_agreement" else 9.0):
                 [told] = faults(form, good | {name: bad})
                 assert told.startswith(name)
-    assert faults(form, good | {"perplexity_ratio": 0.5})
+    assert faults(form, good | {"perplexity_ratio": 0.1})
 
 
 class Made:
@@ -168,6 +168,15 @@ def test_good_files_are_within_every_limit(made: Made) -> None:
     sizes = made.quantized.manifest.metrics["size_bytes"]
     assert sizes["gguf_q4_0"] < sizes["gguf_q8_0"] < sizes["gguf_f16"]
     assert all(sizes[form] > 0 for form in FORMS)
+
+
+def test_rows_that_are_read_together_say_what_each_says_alone(made: Made) -> None:
+    model = load_form(made.merged.folder, torch.float32)
+    rows = [parity.Row(row.ids[: 9 + at], row.labels[: 9 + at]) for at, row in enumerate(made.rows[:5])]
+    for row, together in zip(rows, parity.logits(model, rows), strict=True):
+        [alone] = parity.logits(model, [row])
+        assert together.shape == alone.shape == (len(row.ids) - 1, alone.shape[1])
+        torch.testing.assert_close(together, alone)
 
 
 @pytest.mark.parametrize("form", FORMS)
