@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import quote
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
@@ -137,7 +138,7 @@ def _batch(batch: Batch) -> dict[str, Any]:
 
 def _library(name: str, number: str) -> dict[str, Any]:
     found = {"type": "library", "bom-ref": f"library:{name}@{number}", "name": name, "version": number}
-    return found | ({"type": "platform"} if name == "python" else {"purl": f"pkg:pypi/{name}@{number}"})
+    return found | ({"type": "platform"} if name == "python" else {"purl": f"pkg:pypi/{name}@{quote(number)}"})
 
 
 def _sha256(digest: str) -> dict[str, str]:
