@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ft_assets import releasing
+from ft_assets import releasing, verifying
 from ft_assets.arguments import AsJson, RecipeArgument, open_recipe
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.errors import CorruptArtifact, FineTuneError, MissingInput, Problem, RecipeError
@@ -33,7 +33,7 @@ app = typer.Typer(
 recipe_app = typer.Typer(no_args_is_help=True, help="Look at recipe files.")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(deploy_app, name="deploy")
-for command in (*releasing.COMMANDS, predict, chat):
+for command in (*releasing.COMMANDS, verifying.verify, predict, chat):
     app.command()(command)
 
 

@@ -13,8 +13,13 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Workshop
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from huggingface_hub import ModelCard
 
 from ft_assets.core import scoring
+from ft_assets.core.bill import BILL
+from ft_assets.core.signing import faults
 from ft_assets.recipes.gate import names, pairs
 from ft_assets.recipes.load import load_catalog
 
@@ -119,6 +124,19 @@ def test_a_damaged_release_is_mended_and_the_champion_follows_the_recipe(made: W
     assert shop.run()["published_model", "tiny"]["status"] == "reused"
     assert weights.read_bytes() == good
     assert (release / "champion.json").read_bytes() == pointer
+
+
+def test_a_release_tells_what_it_holds_and_is_as_it_was_published(made: Workshop) -> None:
+    release = next(path.parent for path in (made.home / "published" / "tiny").glob("*/README.md"))
+    assert faults(release, None) == []
+    body = json.loads((release / BILL).read_text())
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(body)) is None
+    assert {part["bom-ref"] for part in body["components"] if part["type"] == "data"} == {
+        f"data:tiny_{name}@one" for name in ("text", "rows", "pairs", "test")
+    }
+    card = ModelCard.load(release / "README.md")
+    assert {result.metric_type for result in card.data.eval_results} >= {"entity_f1"}
+    assert made.ft("verify", "tiny").stdout.startswith(f"{release} is as it was published")
 
 
 def test_training_leaves_nothing_in_the_temporary_folder(made: Workshop, tmp_path) -> None:

@@ -113,7 +113,7 @@ def _batches(run: RecipeRun, sources: Mapping[str, Source]) -> list[Batch]:
         assert manifest is not None, "the splits were made from it"
         source = sources[key.partition("@")[0]]
         place = source.location.removeprefix(DATASET) if source.location.startswith(DATASET) else ""
-        rows = next(entry["sha256"] for name, entry in manifest.files.items() if name.startswith("rows"))
+        rows = manifest.files["rows.parquet"]["sha256"]
         batches.append(
             Batch(
                 key=key,

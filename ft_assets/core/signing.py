@@ -6,8 +6,9 @@ finds damage, but not a forger, who would write another bill. What others put be
 the champion, a download's cache) is not part of it.
 """
 
+import base64
 import json
-import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,15 @@ def _against_bill(folder: Path) -> list[str]:
         raise FineTuneError(f"{folder} holds no {BILL}, so it is no release; name a release's folder") from error
     except (ValueError, KeyError, IndexError, TypeError) as error:
         return [f"{BILL} cannot be read ({error!r:.100})"]
-    there = {
-        name for path in folder.rglob("*") if path.is_file() and _counts(name := path.relative_to(folder).as_posix())
-    }
+    return _compared(folder, wanted, {BILL})
+
+
+def _compared(folder: Path, wanted: Mapping[str, str], known: Collection[str]) -> list[str]:
+    """How a folder's files differ from the sha-256 of each that is wanted; those that are ``known`` may be there."""
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    there = {name for name in names if _counts(name)}
     found = [f"{name} is missing" for name in sorted(set(wanted) - there)]
-    found += [f"{name} is not part of the release" for name in sorted(there - set(wanted) - {BILL})]
+    found += [f"{name} is not part of the release" for name in sorted(there - set(wanted) - set(known))]
     changed = [name for name in sorted(there & set(wanted)) if sha256_file(folder / name) != wanted[name]]
     return found + [f"{name} was changed" for name in changed]
 
@@ -109,19 +114,18 @@ def _against_signature(folder: Path, signature: Path, key: Path) -> list[str]:
     except InvalidSignature:
         return [f"{SIGNATURE} was changed, or is of another key"]
     except (ValueError, KeyError, TypeError) as error:
-        return [f"{SIGNATURE}: {_told(str(error))}"]
+        message = " ".join(str(error).split())
+        if message.startswith("Signature mismatch"):  # it is by this key, of other files
+            return [f"{SIGNATURE}: {fault}" for fault in _compared(folder, _signed(signature), ())]
+        told = "it is of another key" if message.startswith("Key mismatch") else f"it cannot be read ({message[:200]})"
+        return [f"{SIGNATURE}: {told}"]
     return []
 
 
-def _told(message: str) -> str:
-    """What model-signing says, as names of files where it names some."""
-    if "Key mismatch" in message:
-        return "it is of another key"
-    if "Signature mismatch" not in message:
-        return f"it cannot be read ({' '.join(message.split())[:200]})"
-    changed = re.findall(r"Hash mismatch for '([^']+)'", message)
-    lists = re.findall(r"(?:Extra|Missing) files (?:found )?in model '[^']*': ([^\"]+)\"", message)
-    return f"not as they were signed: {', '.join(changed + lists)}"
+def _signed(signature: Path) -> dict[str, str]:
+    """The sha-256 of each file that a signature names: in-toto's statement, in the envelope of a Sigstore bundle."""
+    statement = json.loads(base64.b64decode(json.loads(signature.read_bytes())["dsseEnvelope"]["payload"]))
+    return {entry["name"]: entry["digest"] for entry in statement["predicate"]["resources"]}
 
 
 def _library() -> tuple[Any, Any, Any]:

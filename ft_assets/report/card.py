@@ -35,6 +35,7 @@ def model_card(release: Release, forms: Iterable[str], signed: bool) -> str:
         recipe.description,
         release.verdict,
         _section("Scores", _scores(release)),
+        _section("Every score", _every_score(release)),
         _section("Against the others", _comparisons(release)),
         _section("Beside the task", _measures(release)),
         _section("Labels", _labels(release)),
@@ -59,6 +60,7 @@ def _metadata(release: Release) -> str:
             task_type=release.task,
             dataset_type="private",
             dataset_name="out-of-domain rows" if name.startswith(OF_SETS) else "held-out rows of the recipe",
+            dataset_config="out_of_domain" if name.startswith(OF_SETS) else "test",
             metric_type=name.removeprefix(OF_SETS),
             metric_name=f"{name}, 95% interval {score['low']:.4f} to {score['high']:.4f}",
             metric_value=round(score["mean"], 4),
@@ -99,30 +101,32 @@ def _section(title: str, body: str) -> str:
 
 def _scores(release: Release) -> str:
     results = release.results
-    metric = results["metric"]
-    contestants = results["contestants"]
-    more = [name for name in release.scores if name != metric]
-    more = [name for name in more if sum(name in each["scores"] for each in contestants.values()) > 1]
+    metric, contestants = results["metric"], results["contestants"]
+    shown = [name for name in (metric, OF_SETS + metric) if name in release.scores]
 
     def row(name: str, body: dict[str, Any]) -> list[str]:
-        cells = [_interval(body["scores"].get(key), "{:.3f}") for key in (metric, *more)]
+        cells = [_interval(body["scores"].get(key), "{:.3f}") for key in shown]
         costs = body["costs"]
         size = f"{costs['size_bytes'] / 1e6:.0f}"
-        return [
-            label(name),
-            *cells,
-            size,
-            _cost(costs, "tokens_per_second", "{:.0f}"),
-            _cost(costs, "usd_per_1000_requests", "{:.4f}"),
-        ]
+        speed, price = _cost(costs, "tokens_per_second", "{:.0f}"), _cost(costs, "usd_per_1000_requests", "{:.4f}")
+        return [label(name), *cells, size, speed, price]
 
-    columns = ["contestant", metric, *more, "weights (MB)", "tokens/s", "USD per 1000 requests"]
-    rows = contestants[release.candidate]["scores"][metric]["n"]
-    table = _table(columns, [row(name, body) for name, body in contestants.items()])
+    columns = ["contestant", *shown, "weights (MB)", "tokens/s", "USD per 1000 requests"]
     return (
-        f"Means with 95% bootstrap intervals; {metric} decides, on {rows} held-out rows. This release is "
-        f"**{label(release.candidate)}**.\n\n{table}"
+        f"Means with 95% bootstrap intervals; {metric} decides, on {release.scores[metric]['n']} held-out rows. This release "
+        f"is **{label(release.candidate)}**.\n\n{_table(columns, [row(*each) for each in contestants.items()])}"
     )
+
+
+def _every_score(release: Release) -> str:
+    """All that was measured of the release, beside what it began as and what was published before."""
+    contestants = release.results["contestants"]
+    names = [name for name in ("majority", "base_zero_shot", "incumbent", release.candidate) if name in contestants]
+    rows = [
+        [metric, *(_interval(contestants[name]["scores"].get(metric), "{:.3f}") for name in names), str(score["n"])]
+        for metric, score in release.scores.items()
+    ]
+    return _table(["score", *(label(name) for name in names), "rows"], rows)
 
 
 def _cost(costs: dict[str, Any], name: str, form: str) -> str:
@@ -190,7 +194,7 @@ def _gate(release: Release) -> str:
         return "The recipe has no gate: nothing was asked of this model before it was published."
     table = _table(
         ["condition", "", "numbers"],
-        [[f"`{each['condition']}`", _met(each), each["sentence"]] for each in gate["conditions"]],
+        [[each["condition"], _met(each), each["sentence"]] for each in gate["conditions"]],
     )
     if override := gate["override"]:
         table += f"\n\nOverridden by {_text(override['by'])} at {override['at']}: {_text(override['reason'])}"
@@ -247,7 +251,7 @@ def _error_of(judge: dict[str, Any]) -> str:
 
 def _data(release: Release) -> str:
     rows = [
-        [f"`{batch.key}`", ", ".join(batch.roles), str(batch.rows_kept), str(batch.quarantined), batch.licence]
+        [batch.key, ", ".join(batch.roles), str(batch.rows_kept), str(batch.quarantined), batch.licence]
         for batch in release.batches
     ]
     return _table(["batch", "used as", "rows kept", "quarantined", "licence"], rows)

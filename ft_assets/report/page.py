@@ -87,7 +87,7 @@ def render(facts: dict[str, Any]) -> str:
         "entries": entries,
         "sentence": partial(marked, facts=root),
         "named": lambda name: visible(label(str(name))),
-        "words": lambda name: visible(str(name).replace("_", " ")),
+        "words": lambda name: visible(str(name).replace("out_of_domain.", "out of domain: ").replace("_", " ")),
         "measure": _measure,
     }
     return environment.get_template("page.html.jinja").render(

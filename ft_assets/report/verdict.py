@@ -58,10 +58,13 @@ def _needed(found: list[dict[str, Any]], best: int, other: int | None) -> str:
     told = (LEARNED if prompted else LABELLED)[outcome(found)]
     if found[other]["against"] is None:
         return f"{told}: {score}, {against} {_interval(f'/contestants/{other}')}, {rows}."
-    path = f"/contestants/{other}/against"
+    path, entry = f"/contestants/{other}/against", found[other]["against"]
+    corrected = ""
+    if entry["outcome"] == "cannot tell" and not entry["low"] <= 0 <= entry["high"]:
+        corrected = f", which Holm's correction does not let stand (p {{{path}/p|p}}, corrected {{{path}/p_holm|p}})"
     return (
         f"{told}: {score}, {against} {_interval(f'/contestants/{other}')}, {rows}; the difference is "
-        f"{{{path}/mean|difference}} [{{{path}/low|difference}}, {{{path}/high|difference}}]."
+        f"{{{path}/mean|difference}} [{{{path}/low|difference}}, {{{path}/high|difference}}]{corrected}."
     )
 
 

@@ -220,6 +220,8 @@ def test_hardware_changes_the_plan(demo):
         ("evaluation.metrics", ["token_f1"], EVALUATED),
         ("evaluation.memorization", 9, EVALUATED),
         ("publish.to", "elsewhere", PUBLISHED),
+        ("publish.license", "mit", PUBLISHED),
+        ("publish.private", False, set()),
         ("name", "other", {"eval_report"} | PUBLISHED),
         ("description", "Other words.", set()),
     ],
