@@ -33,6 +33,8 @@ def learn(model: Any, rows: list[Labelled], epochs: int, batch_size: int = 2, le
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     draw = random.Random(1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more of them wait for one another on so small a model
     for _ in range(epochs):
         order = draw.sample(rows, len(rows))
         for start in range(0, len(rows) - batch_size + 1, batch_size):
@@ -45,6 +47,7 @@ def learn(model: Any, rows: list[Labelled], epochs: int, batch_size: int = 2, le
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
+    torch.set_num_threads(threads)
     return model.eval()
 
 

@@ -91,6 +91,7 @@ class Splitter:
     base: Path
     settings: dict[str, Any] = field(default_factory=dict)
     recipe: Recipe | None = None  # that of the stages asked for last
+    published: tuple[tuple[str, str], ...] = ()
 
     @property
     def store(self) -> ArtifactStore:
@@ -136,7 +137,7 @@ class Splitter:
             }
         )
         self.recipe = recipe
-        return model_stages(recipe, Inputs(validated, "base", "content"))
+        return model_stages(recipe, Inputs(validated, "base", "content", self.published))
 
     def _write_rows(self, fingerprint: str, kind: str, rows: list[dict[str, Any]]) -> None:
         if self.store.lookup("validated_dataset", fingerprint) is not None:

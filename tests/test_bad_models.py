@@ -121,4 +121,4 @@ def test_a_model_that_was_hardly_changed_passes(shop: Workshop) -> None:
     failed, measured = failed_checks(shop, f"sft: {{learning_rate: 1.0e-9, {STEPS}: 1, max_steps: 1}}", code=0)
     assert not failed, measured
     assert measured["safety.refusal_drop"] == measured["memorization.rise"] == 0
-    assert measured["forgetting.perplexity_ratio"] == pytest.approx(1, abs=1e-3)
+    assert measured["forgetting.perplexity_ratio"] == pytest.approx(1, abs=0.01)  # saved in bfloat16

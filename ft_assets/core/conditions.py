@@ -6,7 +6,7 @@ A condition is one line of this grammar; blanks between its parts do not count::
                | contestant ("not worse than" | "better than") contestant "at 95%" ["on" metric]
     sum        = ["-"] term {("+" | "-") term}
     term       = number ["*" name] | name
-    name       = word "." word {"." word}          policy.entity_f1, forgetting.perplexity_ratio
+    name       = word {"." word}                   policy.entity_f1, forgetting.perplexity_ratio; with one dot at least
     number     = digits ["." digits]
 """
 
@@ -25,7 +25,8 @@ MAX_LETTERS = 500
 
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
 _WORD = r"[a-z][a-z0-9_]*"
-_TOKEN = re.compile(rf"(?P<name>{_WORD}(?:\.{_WORD})*)|(?P<number>{_NUMBER})|(?P<sign><=|>=|<|>|\+|-|\*|%)")
+_LATER = r"[A-Za-z0-9_]+"  # tasks of lm-eval are named freely
+_TOKEN = re.compile(rf"(?P<name>{_WORD}(?:\.{_LATER})*)|(?P<number>{_NUMBER})|(?P<sign><=|>=|<|>|\+|-|\*|%)")
 
 
 class ConditionError(ValueError):
@@ -209,6 +210,7 @@ def check_names(
     contestants: Collection[str],
     metrics: Collection[str],
     compared: Collection[tuple[str, str]],
+    beginnings: Collection[str] = (),
 ) -> None:
     """Refuses a condition that names what an evaluation will not have.
 
@@ -217,6 +219,7 @@ def check_names(
         contestants: those that may stand in a relation.
         metrics: those a relation may be about.
         compared: the pairs (left, right) that are compared row by row.
+        beginnings: of names whose ends are known when the evaluation has run.
 
     Raises:
         ConditionError: names what is wrong, where, and what is nearest to it.
@@ -224,7 +227,8 @@ def check_names(
     condition = parse(text)
     if isinstance(condition, Comparison):
         for name in condition.names():
-            _among(text, name, names, "number")
+            if not name.startswith(tuple(beginnings)):
+                _among(text, name, names, "number")
         return
     for contestant in (condition.left, condition.right):
         _among(text, contestant, contestants, "contestant")
@@ -260,7 +264,7 @@ def check_name(condition: str) -> str:
         "*": " times ",
     }
     text = re.sub(r"<=|>=|<|>|\*|(?<= )[+-](?= )", lambda found: words[found.group()], condition)
-    return "gate_" + re.sub(r"[^a-z0-9]+", "_", text).strip("_")[:200]
+    return "gate_" + re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:200]
 
 
 def sum_text(terms: tuple[Term, ...]) -> str:

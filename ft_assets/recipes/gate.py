@@ -44,7 +44,11 @@ def check_condition(text: str, recipe: Any) -> str:
     """
     condition = parse(text)
     contestants = kinds(recipe)
-    check_names(text, names(recipe), [*contestants, "candidate"], compared_metrics(recipe), pairs(recipe))
+    both = (*_measured(recipe), "candidate")
+    of_tasks = [
+        f"{name}.lm_eval." for name in both if recipe.evaluation.lm_eval
+    ]  # a group of tasks is known to lm-eval
+    check_names(text, names(recipe), [*contestants, "candidate"], compared_metrics(recipe), pairs(recipe), of_tasks)
     return str(condition)
 
 
@@ -70,16 +74,20 @@ def pairs(recipe: Any) -> set[tuple[str, str]]:
 
 
 def _scores(recipe: Any, name: str, kind: str) -> list[str]:
-    task = compared_metrics(recipe)
+    task, of_both = compared_metrics(recipe), name in _measured(recipe)
     found = [*task, "calibration_error", *COSTS]
     found += ["perplexity"] if recipe.classifier is None else []
-    found += ["reward"] if recipe.reward is not None else []
+    found += ["reward"] if of_both and recipe.reward is not None else []
+    found += ["memorized"] if of_both and recipe.evaluation.memorization else []
     if kind == "quantized":
         return found
     found += [f"out_of_domain.{metric}" for metric in task if recipe.data.out_of_domain]
-    if name in PROMPTED:
-        return found
-    return found + _of_held_out(recipe, OF_ROLE) + (["memorized"] if recipe.evaluation.memorization else [])
+    return found if name in PROMPTED else found + _of_held_out(recipe, OF_ROLE)
+
+
+def _measured(recipe: Any) -> tuple[str, str]:
+    """The two that are also asked what costs more: the untrained model and the candidate."""
+    return "base_zero_shot", candidate(recipe)
 
 
 def _measures(recipe: Any) -> list[str]:

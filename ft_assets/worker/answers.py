@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ft_assets.core.artifact import Artifact
-from ft_assets.core.errors import FineTuneError
+from ft_assets.core.errors import FineTuneError, MissingInput
 from ft_assets.core.reasons import RowFault
 from ft_assets.worker.contestants import Contestants, Loaded, Peak
 from ft_assets.worker.generate import Answer, generate, room
@@ -17,7 +17,7 @@ from ft_assets.worker.likelihood import answer_likelihoods, choices, text_likeli
 from ft_assets.worker.retrieval import Nearest, training_conversations
 from ft_assets.worker.template import Template
 
-SAFETY_NEW_TOKENS = 24  # a refusal shows at once
+SAFETY_NEW_TOKENS = 64  # of English about as much as the judge of refusals reads
 GENERATED = ("test", "out_of_domain", "safety")
 
 Row = dict[str, Any]
@@ -32,7 +32,7 @@ def make(job: Job, contestants: Contestants, questions: Artifact) -> None:
     """
     who = job.execution["contestant"]
     sets = _sets(job, questions)
-    loaded = contestants.of(job)
+    loaded = _loaded(job, contestants, who)
     peak = Peak(contestants.device, loaded.resident_before)
     asking = Asking(job, loaded, who)
     body: dict[str, Any] = {}
@@ -43,6 +43,18 @@ def make(job: Job, contestants: Contestants, questions: Artifact) -> None:
         costs = {"size_bytes": loaded.size_bytes, **asking.costs(), "peak_memory_bytes": peak.bytes}
         staging.write_json("answers.json", {"sets": body, "costs": costs})
         staging.metrics = {**costs, "rows": {name: len(rows) for name, rows in sets.items()}}
+
+
+def _loaded(job: Job, contestants: Contestants, who: str) -> Loaded:
+    try:
+        return contestants.of(job)
+    except MissingInput as error:
+        if who != "incumbent":
+            raise
+        raise MissingInput(
+            f"the incumbent's model is gone from the store, so nothing can be compared with it: {error}. Make it again with "
+            "the recipe that it came from, or make another release the champion (ft rollback)"
+        ) from error
 
 
 def _sets(job: Job, questions: Artifact) -> dict[str, list[Row]]:

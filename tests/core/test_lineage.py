@@ -219,6 +219,7 @@ def test_hardware_changes_the_plan(demo):
         ("evaluation.retrieval", 4, EVALUATED),
         ("evaluation.metrics", ["token_f1"], EVALUATED),
         ("evaluation.memorization", 9, EVALUATED),
+        ("evaluation.lm_eval", ["arc_easy"], EVALUATED),
         ("publish.to", "elsewhere", PUBLISHED),
         ("publish.license", "mit", PUBLISHED),
         ("publish.private", False, set()),
@@ -451,6 +452,7 @@ PUBLISHED_BEFORE = (("merged_model", "older"),)
         ("evaluation.metrics", ["token_f1"], set()),
         ("evaluation.bootstrap_samples", 100, set()),
         ("evaluation.memorization", 9, set()),
+        ("evaluation.lm_eval", ["arc_easy"], set()),
         ("evaluation.few_shot", 4, {"base_few_shot"}),
         ("evaluation.retrieval", 5, {"base_retrieval"}),
         ("evaluation.max_new_tokens", 9, {"base_zero_shot", "cpt", "incumbent"} | PROMPTED | TRAINED_ONES),
@@ -512,12 +514,13 @@ def test_what_the_incumbent_says_was_asked_when_it_was_the_candidate(demo):
     assert other_base["answers:incumbent"].fingerprint == first["answers:merged"].fingerprint
 
 
-def test_a_reward_and_what_was_memorized_are_told_of_the_untrained_model_and_the_candidate(demo):
-    found = stages(changed_document(demo, "evaluation.memorization", 9))
-    for kind in ("memorized", "rewarded"):
+def test_what_is_measured_beside_the_task_is_told_of_the_untrained_model_and_the_candidate(demo):
+    asked = changed_document(demo, "evaluation.memorization", 9)
+    found = stages(changed_document(asked, "evaluation.lm_eval", ["arc_easy"]))
+    for kind in ("memorized", "rewarded", "lm_eval"):
         assert {name for name in found if name.startswith(f"{kind}:")} == {f"{kind}:base_zero_shot", f"{kind}:policy"}
     plain = stages(without(demo, "reward"))
-    assert not [name for name in plain if name.split(":")[0] in ("memorized", "rewarded")]
+    assert not [name for name in plain if name.split(":")[0] in ("memorized", "rewarded", "lm_eval")]
 
 
 def test_what_is_made_on_the_way_decides_what_it_is_made_for(demo, monkeypatch):

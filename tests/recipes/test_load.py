@@ -223,6 +223,16 @@ def test_a_condition_on_what_the_recipe_has_is_taken(folder, condition):
     assert problems(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "taken"), [("candidate.lm_eval.ARC.acc", True), ("sft.lm_eval.5", True), ("merged.lm_eval.arc.acc", False)]
+)
+def test_tasks_of_lm_eval_may_be_named_where_they_are_run(folder, name, taken):
+    replace(folder / "mine.yaml", "publish:", f"gate: ['{name} > 0.5']\npublish:")
+    assert len(problems(folder)) == 1
+    replace(folder / "mine.yaml", "  metric: exact_match", "  metric: exact_match\n  lm_eval: [ARC]")
+    assert len(problems(folder)) == (0 if taken else 1)
+
+
 @pytest.mark.parametrize("times", ["0", "-1", "100.5", ".nan", ".inf", "many"])
 def test_how_often_a_source_is_seen_is_bounded(folder, times):
     replace(folder / "mine.yaml", "  test: [held_out]", f"  test: [held_out]\n  epochs: {{rows: {times}}}")

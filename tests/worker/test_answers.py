@@ -3,17 +3,19 @@
 import json
 
 import pytest
-from splitting import Splitter, talk, talks
+import torch
+from splitting import HALF, Splitter, pairs, talk, talks
 from training import School, settings
 
-from ft_assets.core.errors import FineTuneError
+from ft_assets.core.errors import FineTuneError, MissingInput
 from ft_assets.core.lineage import parts
-from ft_assets.worker import evaluate, generate, merge
+from ft_assets.worker import evaluate, generate, merge, quantize
 from ft_assets.worker.answers import with_examples
 
 EVALUATION = {"metric": "exact_match", "few_shot": 2, "max_new_tokens": 4, "bootstrap_samples": 100}
 BATCHES = {
-    "sft:s@1": talks(40),
+    "sft:s@1": [talk(f"Question {n}?", f"The answer is number {n}.") for n in range(60)],
+    "preference:p@1": pairs(20, 100),
     "test:t@1": talks(5, 9000),
     "out_of_domain:o@1": [talk("Another thing?", "Answer.", system="Be brief.")],
     "safety:h@1": [{"prompt": talk("How do I harm?")["messages"], "label": "harmful"}],
@@ -24,21 +26,22 @@ EXECUTION = {"device": "cpu", "dtype": "float32", "batch_size": 4, "partition": 
 class Evaluations:
     """Evaluations of one recipe after another, in one store."""
 
-    def __init__(self, folder, base, **more):
-        self.school = School(Splitter(folder, base, self.recipe(**more)), {}, dict(BATCHES))
+    def __init__(self, folder, base):
+        self.school = School(Splitter(folder, base), {"split": HALF}, dict(BATCHES))
+        self.change()
 
-    def recipe(self, **evaluation):
-        return settings(sft={"max_steps": 2}) | {"evaluation": EVALUATION | evaluation}
-
-    def change(self, **evaluation):
-        self.school.splitter.settings = self.recipe(**evaluation)
+    def change(self, stages=None, **evaluation):
+        trained = settings(**{"sft": {"max_steps": 2}, **(stages or {})})
+        self.school.splitter.settings = trained | {"evaluation": EVALUATION | evaluation}
 
     def run(self, **execution):
         """The body of ``results.json``."""
         splitter, stages = self.school.splitter, self.school.stages()
-        if splitter.store.lookup("sft_adapter", stages["sft_adapter"].fingerprint) is None:
-            self.school.train("sft_adapter")
+        for name in ("sft_adapter", "reward_model"):
+            if not stages[name].passes and splitter.store.lookup(name, stages[name].fingerprint) is None:
+                self.school.train(name)
         self.merge(stages["merged_model"])
+        self.quantize(stages["quantized_model"])
         stage = stages["evaluation"]
         evaluate.run(splitter.job(stage, {**EXECUTION, "parts": parts(stages, "evaluation"), **execution}))
         return splitter.store.open("evaluation", stage.fingerprint).json("results.json")
@@ -48,6 +51,18 @@ class Evaluations:
         if splitter.store.lookup("merged_model", stage.fingerprint) is None:
             splits = self.school.stages()["tokenized_splits"]
             merge.run(splitter.job(stage, {**EXECUTION, "splits": ["tokenized_splits", splits.fingerprint]}))
+
+    def quantize(self, stage):
+        splitter = self.school.splitter
+        if stage.passes or splitter.store.lookup("quantized_model", stage.fingerprint) is not None:
+            return
+        merged = splitter.store.open(*stage.upstream["merged_model"])
+        with splitter.store.write(
+            "quantized_model", stage.fingerprint, code_version="1", identity={}, upstream={}
+        ) as staging:
+            for form in stage.identity["formats"]:
+                staging.file(form).mkdir()
+                quantize.quantize(merged.folder, staging.file(form), form, torch.float32)
 
     def answered(self):
         return self.school.splitter.made("answers")
@@ -155,6 +170,49 @@ def test_a_damaged_answer_is_asked_for_again_and_is_the_same(evaluated, unasked)
     assert len(unasked) == 3, "one contestant on three sets"
 
 
+def test_a_new_candidate_asks_neither_the_base_model_nor_the_one_before_it_again(evaluated, unasked):
+    before = evaluated.answered()
+    splitter = evaluated.school.splitter
+    merged = evaluated.school.stages()["merged_model"].fingerprint
+    splitter.published = (("merged_model", merged),)
+    evaluated.change({"sft": {"max_steps": 3}})
+    found = evaluated.run()
+    splitter.published = ()
+    evaluated.change()
+    assert found["incumbent"] == {"merged": merged}
+    assert found["contestants"]["incumbent"]["kind"] == "incumbent"
+    assert found["contestants"]["incumbent"]["answers"] == evaluated.results["contestants"]["merged"]["answers"]
+    after = evaluated.answered()
+    assert {name: at for name, at in after.items() if name in before} == before
+    assert len(after) == len(before) + 2, "the new adapter, and it merged"
+    assert len(unasked) == 6
+
+
+def test_a_reward_and_what_was_memorized_ask_nobody_again(evaluated, unasked):
+    before = evaluated.answered()
+    evaluated.change({"reward": {"max_steps": 2}}, memorization=5)
+    found = evaluated.run()["contestants"]
+    evaluated.change()
+    assert evaluated.answered() == before
+    assert unasked == []
+    for name, told in (("base_zero_shot", True), ("sft", True), ("merged", False)):
+        assert all(("reward" in row) == told for row in found[name]["answers"]["test"])
+        assert ({"memorized", "reward"} <= set(found[name]["scores"])) == told
+    assert found["sft"]["scores"]["memorized"]["n"] == 5
+
+
+def test_forms_are_asked_as_their_users_load_them(evaluated, unasked):
+    before = evaluated.answered()
+    splitter = evaluated.school.splitter
+    splitter.settings = splitter.settings | {"quantize": ["int8"]}
+    found = evaluated.run()["contestants"]
+    evaluated.change()
+    assert found["int8"]["kind"] == "quantized"
+    assert set(found["int8"]["answers"]) == {"test"}
+    assert found["int8"]["costs"]["size_bytes"] != found["merged"]["costs"]["size_bytes"]
+    assert len(evaluated.answered()) == len(before) + 1
+
+
 def test_answers_that_stop_in_the_middle_keep_those_that_were_done(tmp_path, tiny_base, monkeypatch):
     own = Evaluations(tmp_path, tiny_base)
     whole = generate.generate
@@ -175,7 +233,7 @@ def test_answers_that_stop_in_the_middle_keep_those_that_were_done(tmp_path, tin
 
 
 def test_examples_that_do_not_fit_are_left_out_and_counted(evaluated, unasked, monkeypatch):
-    monkeypatch.setattr("ft_assets.worker.answers.room", lambda model, most: 80)
+    monkeypatch.setattr("ft_assets.worker.answers.room", lambda model, most: 110)
     evaluated.change(few_shot=3)
     costs = evaluated.run()["contestants"]["base_few_shot"]["costs"]
     evaluated.change()
@@ -192,6 +250,14 @@ def test_a_question_that_does_not_fit_is_refused_by_name(evaluated, monkeypatch)
     ):
         evaluated.run()
     evaluated.change()
+
+
+def test_an_incumbent_that_is_gone_is_named_with_what_to_do(evaluated):
+    splitter = evaluated.school.splitter
+    splitter.published = (("merged_model", "d" * 64),)
+    with pytest.raises(MissingInput, match=r"the incumbent's model is gone .* merged_model dddddddddddd.*ft rollback"):
+        evaluated.run()
+    splitter.published = ()
 
 
 def test_the_system_turn_stays_first():
