@@ -1,4 +1,4 @@
-"""The Dagster UI in headless Chromium: the lineage shows every asset, a trained asset shows its loss curve."""
+"""The Dagster UI in headless Chromium: the lineage shows every asset, assets show their plots."""
 
 import os
 import socket
@@ -66,18 +66,17 @@ def words_on(window) -> set[str]:
     return set(window.find_element("tag name", "body").text.split())
 
 
-def test_a_trained_asset_shows_its_loss_curve(webserver: str) -> None:
+@pytest.mark.parametrize(("asset", "plot"), [("sft_adapter", "loss curve"), ("eval_report", "scores plot")])
+def test_an_asset_shows_its_plot(webserver: str, asset: str, plot: str) -> None:
     with browser(1500, 1300) as window:
-        window.get(f"{webserver}/assets/sft_adapter?view=partitions&partition=tiny")
-        shows = "//*[contains(text(), 'Show Markdown')]"
-        until(
-            lambda: "loss curve" in window.page_source and window.find_elements("xpath", shows), 60, "the curve's row"
-        )
+        window.get(f"{webserver}/assets/{asset}?view=partitions&partition=tiny")
+        shows = f"//tr[contains(., '{plot}')]//*[contains(text(), 'Show Markdown')]"
+        until(lambda: window.find_elements("xpath", shows), 60, f"the row of the {plot}")
         window.find_element("xpath", shows).click()
 
         def drawn() -> bool:
             pictures = "[...document.images].some(i => i.src.startsWith('data:image/png') && i.naturalWidth > 100)"
             return bool(window.execute_script(f"return {pictures}"))
 
-        until(drawn, 30, "the loss curve's picture")
-        screenshot(window, "sft_adapter.png")
+        until(drawn, 30, f"the picture of the {plot}")
+        screenshot(window, f"{asset}.png")

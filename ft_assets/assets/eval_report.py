@@ -7,7 +7,7 @@ import dagster as dg
 
 from ft_assets.assets import gating
 from ft_assets.assets.making import make_here, make_in_worker, recipe_run
-from ft_assets.assets.showing import image, picture
+from ft_assets.assets.showing import bullets, image, picture
 from ft_assets.assets.training import GPU_POOL
 from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.batches import SHUT_OUT
@@ -124,13 +124,13 @@ def shown(facts: dict[str, Any]) -> dict[str, Any]:
 
     told = {
         "verdict": facts["verdict"],
-        "headline": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in facts["told"])),
+        "headline": bullets(facts["told"]),
         "scores plot": image("scores", facts["contestants"], facts["metric"]),
     }
     if figure := figure_of_cost(facts):
         told["score against cost"] = picture("score against cost", figure)
     if facts["warnings"]:
-        told["warnings"] = dg.MetadataValue.md("\n".join(f"- {warning}" for warning in facts["warnings"]))
+        told["warnings"] = bullets(facts["warnings"])
     measures = {name: found["mean"] for name, found in facts["measures"].items()}
     return {**told, **{f"score {one['name']}": one["mean"] for one in facts["contestants"]}, **measures}
 

@@ -2,10 +2,14 @@
 
 import base64
 import importlib
+import re
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
+
+MARKUP = re.compile(r"[\\`*_{}\[\]()#+!<>|~&:-]")
 
 
 def counts_table(label: str, counts: dict[str, int], unit: str = "rows") -> dg.TableMetadataValue:
@@ -15,6 +19,15 @@ def counts_table(label: str, counts: dict[str, int], unit: str = "rows") -> dg.T
 
 def table_schema(columns: dict[str, str]) -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns.items()])
+
+
+def bullets(texts: Iterable[str]) -> dg.MarkdownMetadataValue:
+    """Texts as a list; what would be a link or a picture in Markdown stays text."""
+    return dg.MetadataValue.md("\n".join(f"- {MARKUP.sub(_escaped, ' '.join(text.split()))}" for text in texts))
+
+
+def _escaped(sign: re.Match[str]) -> str:
+    return f"\\{sign[0]}"
 
 
 def import_plots() -> None:
