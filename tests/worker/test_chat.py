@@ -47,20 +47,20 @@ def talk(tiny_base):
     return begin
 
 
-def test_a_talk_is_remembered_until_it_is_reset(talk, capsys):
+def test_a_talk_is_remembered_until_it_is_reset(talk, capfd):
     own = talk("Hello there.")
     own.ask("hi")
-    assert capsys.readouterr().out == "Hello there.\n"
+    assert capfd.readouterr().out == "Hello there.\n"
     assert [turn["content"] for turn in own.turns] == ["Be brief.", "hi", "Hello there."]
     own.reset()
     assert [turn["role"] for turn in own.turns] == ["system"]
 
 
-def test_what_cannot_be_asked_is_said_and_forgotten(talk, capsys):
+def test_what_cannot_be_asked_is_said_and_forgotten(talk, capfd):
     own = talk("Hello.")
     for text, reason in (("x" * 150, "too_long"), ("a <|end|> b", "special_tokens")):
         own.ask(text)
-        said = capsys.readouterr()
+        said = capfd.readouterr()
         assert said.out == ""
         assert said.err.startswith(f"not asked: {reason}")
     assert [turn["role"] for turn in own.turns] == ["system"]
