@@ -7,13 +7,36 @@ import sys
 
 import polars as pl
 import pytest
+from classifying import make_tiny_encoder
 from conftest import ROOT, Workshop
+
+from ft_assets.core import champion
+from ft_assets.core.artifact import ArtifactStore
 
 ROWS = [{"prompt": f"Question {number}?"} for number in range(5)] + [{"text": "no prompt"}, {"prompt": "Question 0?"}]
 PREDICTIONS = """
 predictions: {sources: [asked], model: champion, max_new_tokens: 4}
 sources:
   asked: {kind: prompt, location: data/asked, format: prompt, licence: CC0-1.0, duplicates: keep}
+"""
+CLASSIFIER = """
+name: tiny
+base_model: base
+seed: 5
+data:
+  max_length: 16
+  overlong: truncate
+  split: {validation: 0.1, test: 0.0}
+  classification: [tickets]
+  test: [tickets_test]
+adapter: {method: full}
+classifier: {learning_rate: 1.0e-3, global_batch_size: 2, num_train_epochs: 1}
+evaluation: {metric: accuracy, bootstrap_samples: 200}
+publish: {to: published/tiny}
+hardware: {device: cpu, dtype: float32, threads_per_process: 1}
+sources:
+  tickets: {kind: classification, location: data/tickets, format: classification, licence: CC0-1.0}
+  tickets_test: {kind: classification, location: data/test, format: classification, licence: CC0-1.0}
 """
 
 
@@ -24,6 +47,52 @@ def shop(made: Workshop, tmp_path_factory) -> Workshop:
     shop.edit("\nsources:\n", PREDICTIONS)
     shop.write_rows("asked/one.jsonl", ROWS)
     return shop
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory) -> Workshop:
+    """A recipe with a classifier, of which an untrained one is the champion: what is told of it costs no training."""
+    import torch
+
+    from ft_assets.worker.models import load_classifier
+    from ft_assets.worker.tokenizer import load_tokenizer
+
+    desk = Workshop(tmp_path_factory.mktemp("desk"))
+    base, model = desk.recipes / "base", desk.folder / "model"
+    base.mkdir(parents=True)
+    make_tiny_encoder(base)
+    load_classifier(base, torch.float32, ["fault", "money", "other"]).save_pretrained(model)
+    load_tokenizer(base).save_pretrained(model)
+    (desk.recipes / "tiny.yaml").write_text(CLASSIFIER)
+    store, made = ArtifactStore(str(desk.home / "store"), desk.home / "local"), "a" * 64
+    with store.write("classifier", made, code_version="1", identity={"max_length": 16}, upstream={}) as staging:
+        for path in model.iterdir():
+            staging.file(path.name).write_bytes(path.read_bytes())
+    entry = {"release": made, "evaluation": "e", "merged": ["classifier", made], "folder": "f", "to": "t"}
+    champion.promote(store, "tiny", {**entry, "published_at": "", "override": None, "withdrawn": None}, ())
+    return desk
+
+
+@pytest.mark.graph
+def test_a_classifier_gives_labels_to_a_file_and_to_lines(desk, tmp_path):
+    file, table = tmp_path / "texts.csv", tmp_path / "labels.parquet"
+    file.write_text("ticket,id\nticket 1 refund,7\nticket 2 crash,8\n,9\nticket 1 refund,10\n")
+    asked = ("predict", "tiny", "--input", str(file), "--column", "ticket", "--output", str(table), "--json")
+    told = json.loads(desk.ft(*asked).stdout)
+    assert (told["rows_in"], told["predicted"], told["quarantined"]) == (4, 3, 1)
+    assert told["reasons"] == {"empty": 1}
+    found = pl.read_parquet(table)
+    assert found["position"].to_list() == [2, 3, 5]
+    assert set(found["label"]) <= {"fault", "money", "other"}
+    assert [row["status"] for row in json.loads(desk.ft(*asked).stdout)["rows"]] == ["reused"]
+    command = desk.command("chat", "tiny")
+    lines = "ticket 1 refund\n/reset\nticket 2 crash\n/quit\nticket 3\n"
+    done = subprocess.run(command, env=desk.env, cwd=ROOT, input=lines, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    first, second = done.stdout.splitlines()
+    for line, row in zip((first, second), found.to_dicts(), strict=False):
+        assert line.startswith(f"{row['label']} {row['probability']:.3f}, ")
 
 
 @pytest.mark.graph

@@ -28,6 +28,7 @@ HELP = "/reset forgets what was said, /quit leaves, Ctrl-C stops an answer"
 def main(request: str) -> int:
     job = Job.of(json.loads(request))
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     live = sys.stdin.isatty() and sys.stdout.isatty()
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
