@@ -76,7 +76,7 @@ def pairs(recipe: Any) -> set[tuple[str, str]]:
 def _scores(recipe: Any, name: str, kind: str) -> list[str]:
     task, of_both = compared_metrics(recipe), name in _measured(recipe)
     found = [*task, "calibration_error", *COSTS]
-    found += ["perplexity"] if recipe.classifier is None else []
+    found += ["perplexity"] if recipe.classifier is None and name not in PROMPTED else []
     found += ["reward"] if of_both and recipe.reward is not None else []
     found += ["memorized"] if of_both and recipe.evaluation.memorization else []
     if kind == "quantized":
