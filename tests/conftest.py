@@ -51,7 +51,8 @@ sft: {{learning_rate: 1.0e-3, global_batch_size: 2, num_train_epochs: 1}}
 reward: {{learning_rate: 1.0e-3, global_batch_size: 2, num_train_epochs: 1, max_steps: 3}}
 policy: {policy}
 quantize: [int8]
-evaluation: {{metric: entity_f1, few_shot: 1, max_new_tokens: 4, bootstrap_samples: 100}}
+evaluation:
+  {{metric: entity_f1, few_shot: 1, retrieval: 1, memorization: 4, max_new_tokens: 4, bootstrap_samples: 100}}
 gate: [candidate.entity_f1 >= 0, candidate not worse than incumbent at 95%]
 publish: {{to: published/tiny}}
 hardware: {hardware}

@@ -81,6 +81,14 @@ def test_status_agrees_with_the_store(made: Workshop) -> None:
     assert {state["status"] for state in states.values()} == {"made"}
 
 
+def test_every_contestant_has_answers_of_its_own(made: Workshop) -> None:
+    results = json.loads((made.artifact("evaluation") / "results.json").read_text())
+    contestants = ["base_zero_shot", "base_few_shot", "base_retrieval", "cpt", "sft", "policy", "merged", "int8"]
+    assert list(results["contestants"]) == contestants
+    assert len(list((made.home / "store" / "artifacts" / "answers").iterdir())) == len(contestants)
+    assert {len(found["answers"]["test"]) for found in results["contestants"].values()} == {4}
+
+
 def test_only_safetensors_hold_weights(made: Workshop) -> None:
     published = list((made.home / "published").rglob("*.*"))
     assert any(path.suffix == ".safetensors" for path in published)
