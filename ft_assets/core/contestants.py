@@ -42,7 +42,12 @@ def contestants(
         found["merged"] = ({"sets": SETS}, {"model": merged})
     for form in sorted(recipe.quantize):
         found[form] = ({"sets": OF_QUANTIZED, "form": form}, {"model": made("quantized_model")})
-    if incumbent := next((entry for entry in published if entry != merged), None):
-        of_base = {} if incumbent[0] == "merged_model" else {"base_model": base}
-        found["incumbent"] = ({"sets": SETS}, {**of_base, "model": incumbent})
+    if other := incumbent(published, merged[1]):
+        of_base = {} if other[0] == "merged_model" else {"base_model": base}
+        found["incumbent"] = ({"sets": SETS}, {**of_base, "model": other})
     return found
+
+
+def incumbent(published: tuple[Entry, ...], merged: str) -> Entry | None:
+    """Of published models the first that is not the candidate's own, by its merged model's fingerprint."""
+    return next((other for other in published if other[1] != merged), None)

@@ -1,7 +1,7 @@
 """A recipe as it stands now: its stages, computed from what has been ingested and made so far. No Dagster."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,14 +39,17 @@ class RecipeRun:
     store: ArtifactStore
     published: tuple[champion.Merged, ...] = ()
 
-    def artifact(self, name: str) -> Artifact:
+    def artifact(self, name: str, only: Collection[str] | None = None) -> Artifact:
         """A stage's finished artifact.
+
+        Args:
+            only: the files that are wanted, all where None.
 
         Raises:
             MissingInput: it has not been made.
         """
         stage = self.stages[name]
-        found = self.store.open(stage.made_by, stage.fingerprint)
+        found = self.store.open(stage.made_by, stage.fingerprint, only)
         if found is None:
             raise MissingInput(_missing(stage.made_by, self.recipe.name))
         return found
