@@ -13,9 +13,10 @@ from ft_assets.core.batches import BatchState, recipe_batches
 from ft_assets.core.errors import MissingInput
 from ft_assets.core.gguf import FORMS as GGUF_FORMS
 from ft_assets.core.gguf import check_gguf
-from ft_assets.core.lineage import Inputs, Stage, base_stage, model_stages
+from ft_assets.core.lineage import Inputs, base_stage, model_stages
 from ft_assets.core.plan import StagePlan, as_json, plan_recipe
 from ft_assets.core.shape import Shape, read_shape
+from ft_assets.core.stage import Stage
 from ft_assets.recipes.base import base_identity
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.schema import Recipe
