@@ -55,7 +55,7 @@ def published(record: Record | None) -> tuple[Merged, ...]:
     while record and release and release not in found:
         entry = entry_of(record, release)
         assert entry is not None, "a champion has been published"
-        found[release], release = _merged(entry), entry["instead_of"]
+        found[release], release = _merged(entry), entry.get("instead_of")
     return tuple(dict.fromkeys(found.values()))
 
 

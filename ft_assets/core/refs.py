@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 import fsspec
 
 from ft_assets.core.durable import sync, write_durably
+from ft_assets.core.errors import CorruptArtifact
 
 
 class Refs:
@@ -87,8 +88,19 @@ class Refs:
         return {name: value for name, value in found.items() if value is not None}
 
     def get_ref(self, kind: str, key: str) -> dict[str, Any] | None:
+        """What a name points to, None where it is no name.
+
+        Raises:
+            CorruptArtifact: its file is damaged.
+        """
+        path = self._place(kind, key)
         try:
-            found: dict[str, Any] = json.loads(self.fs.cat_file(self._place(kind, key)))
+            found: dict[str, Any] = json.loads(self.fs.cat_file(path))
         except FileNotFoundError:
             return None
+        except ValueError as error:  # no JSON, or no text
+            raise CorruptArtifact(
+                f"{path} cannot be read ({error}). Bring it back from a backup, or remove it: then the store knows nothing by "
+                "this name, as if it had never been written"
+            ) from error
         return found
