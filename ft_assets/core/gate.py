@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ft_assets.core.cautions import least_told
 from ft_assets.core.conditions import Comparison, Relation, Term, parse, sum_text
 from ft_assets.core.errors import FineTuneError
 
@@ -112,7 +113,8 @@ def _judge_relation(condition: Relation, results: Mapping[str, Any]) -> Judged:
     if passed:
         sentence += "better" if low > 0 else "not shown to be worse"
     if low <= 0 <= high:
-        sentence += f"; no difference can be told, and one of {shown((high - low) / 2)} might go unseen on so few rows"
+        unseen = least_told(low, high, entry["n"])
+        sentence += f"; no difference can be told, and one of {shown(unseen)} might go unseen on so few rows"
     return Judged(text, passed, numbers, sentence + ".")
 
 
