@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -198,4 +199,5 @@ def chat(
     sys.stderr.flush()
     # In this process's place: the terminal, its signals and the exit code are then the worker's own.
     command = [sys.executable, "-m", "ft_assets.worker.chat", json.dumps(body)]
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the worker says what Ctrl-C does
     os.execve(sys.executable, command, {**os.environ, **worker_environment(None, threads)})
