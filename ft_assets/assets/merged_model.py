@@ -17,8 +17,8 @@ PARITY = dg.AssetCheckSpec(
     "merge_parity",
     asset="merged_model",
     blocking=True,
-    description="Merged weights say what adapter-on-base says on held-out rows: logits, first choice, distribution and perplexity "
-    "of the answers; and each tensor of the file is what was merged.",
+    description="Merged weights say what adapter-on-base says on rows of the recipe: logits, first choice, distribution and "
+    "perplexity of the answers; and each tensor of the file is what was merged.",
 )
 
 

@@ -17,8 +17,8 @@ PARITY = dg.AssetCheckSpec(
     "quantize_parity",
     asset="quantized_model",
     blocking=True,
-    description="Each quantized form says on held-out rows what the merged model says, within what its number of bits explains, and "
-    "each of its tensors is that of the merged model so far. What it costs in the task's score is for the report.",
+    description="Each quantized form says on rows of the recipe what the merged model says, within what its number of bits explains, "
+    "and each of its tensors is that of the merged model so far. What it costs in the task's score is for the report.",
 )
 
 

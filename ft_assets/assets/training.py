@@ -98,7 +98,7 @@ def shown(made: Made, name: str, chosen: dict[str, Any]) -> dg.MaterializeResult
         key,
         {
             **metrics,
-            "loss curve": image("loss_curve", history),
+            "loss curve": image("loss_curve", history, name),
             "resumed from step": made.manifest.execution.get("resumed_from_step", 0),
             "dtype": made.manifest.execution.get("dtype", ""),
             "processes": chosen["processes"],

@@ -33,6 +33,7 @@ def loaded(tiny_base):
     return load_causal(tiny_base, torch.float32), load_tokenizer(tiny_base)
 
 
+@pytest.mark.slow
 def test_a_task_is_scored_as_our_own_choices_are(tmp_path, loaded, monkeypatch):
     pytest.importorskip("lm_eval", reason="extra lm-eval")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
