@@ -8,7 +8,7 @@ import torch
 from splitting import HALF, Splitter, pairs, talk, talks
 from training import School, settings
 
-from ft_assets.core.errors import FineTuneError, MissingInput
+from ft_assets.core.errors import FineTuneError
 from ft_assets.core.lineage import parts
 from ft_assets.worker import evaluate, generate, merge, quantize
 from ft_assets.worker.answers import Asking, with_examples
@@ -287,7 +287,7 @@ def test_no_examples_are_not_shown_as_if_there_were_some(tiny_base):
 def test_an_incumbent_that_is_gone_is_named_with_what_to_do(evaluated):
     splitter = evaluated.school.splitter
     splitter.published = (("merged_model", "d" * 64),)
-    with pytest.raises(MissingInput, match=r"the incumbent's model is gone .* merged_model dddddddddddd.*ft rollback"):
+    with pytest.raises(FineTuneError, match=r"the incumbent cannot be asked.* merged_model dddddddddddd.*ft rollback"):
         evaluated.run()
     splitter.published = ()
 
