@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ft_assets.core.artifact import Artifact
-from ft_assets.core.scoring import score, summary
+from ft_assets.core.scoring import ANSWERED, check_expected, score, summary
 from ft_assets.recipes.evaluation import KIND_OF
 from ft_assets.worker import answers, classify, questions
 from ft_assets.worker.batches import opened
@@ -34,6 +34,8 @@ def run(job: Job) -> None:
     dtype = pick_dtype(device, job.execution["dtype"])
     names = [name for kind, _, name in map(_parted, job.execution["parts"]) if kind == "answers"]
     gathering = Gathering(job, Contestants(device, dtype))
+    for part in ANSWERED:
+        check_expected(job.identity["evaluation"], part, gathering.questions.json(f"{part}.json"))
     contestants = {}
     for index, name in enumerate(names):
         job.progress(f"evaluating {name}", step=index, total=len(names))

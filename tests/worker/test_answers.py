@@ -160,6 +160,14 @@ def test_another_metric_asks_nobody_again(evaluated, unasked):
     assert "token_f1" in found["contestants"]["sft"]["scores"]
 
 
+def test_nobody_is_asked_what_no_answer_could_be_scored_on(evaluated, unasked):
+    evaluated.change(metric="numeric_answer", max_new_tokens=3)
+    with pytest.raises(FineTuneError, match=r"out_of_domain row \S+ cannot be scored by numeric_answer"):
+        evaluated.run()
+    evaluated.change()
+    assert unasked == []
+
+
 def test_a_damaged_answer_is_asked_for_again_and_is_the_same(evaluated, unasked):
     splitter, stages = evaluated.school.splitter, evaluated.school.stages()
     own = stages["answers:base_zero_shot"].fingerprint
