@@ -160,11 +160,14 @@ def test_another_metric_asks_nobody_again(evaluated, unasked):
     assert "token_f1" in found["contestants"]["sft"]["scores"]
 
 
-def test_nobody_is_asked_what_no_answer_could_be_scored_on(evaluated, unasked):
-    evaluated.change(metric="numeric_answer", max_new_tokens=3)
+def test_nobody_is_asked_what_no_answer_could_be_scored_on(tmp_path, tiny_base, unasked):
+    own = Evaluations(tmp_path, tiny_base)
+    own.change(metric="numeric_answer")
+    own.school.splits()
+    stages = own.school.stages()
+    job = own.school.splitter.job(stages["evaluation"], {**EXECUTION, "parts": parts(stages, "evaluation")})
     with pytest.raises(FineTuneError, match=r"out_of_domain row \S+ cannot be scored by numeric_answer"):
-        evaluated.run()
-    evaluated.change()
+        evaluate.run(job)
     assert unasked == []
 
 
