@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.publish import Listed, PublishedFile
-from ft_assets.recipes.schema import HUB_REPOSITORY
+from ft_assets.recipes.publishing import HUB_REPOSITORY
 
 if TYPE_CHECKING:
     import httpx2

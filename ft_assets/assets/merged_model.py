@@ -6,8 +6,8 @@ import dagster as dg
 
 from ft_assets.assets.making import make_in_worker, recipe_run
 from ft_assets.assets.training import GPU_POOL
-from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.parity import REMEDY, faults
+from ft_assets.core.stage import CODE_VERSIONS
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource
@@ -17,8 +17,8 @@ PARITY = dg.AssetCheckSpec(
     "merge_parity",
     asset="merged_model",
     blocking=True,
-    description="Merged weights say what adapter-on-base says on held-out rows: logits, first choice, distribution and perplexity "
-    "of the answers; and each tensor of the file is what was merged.",
+    description="Merged weights say what adapter-on-base says on rows of the recipe: logits, first choice, distribution and "
+    "perplexity of the answers; and each tensor of the file is what was merged.",
 )
 
 

@@ -6,8 +6,8 @@ import dagster as dg
 
 from ft_assets.assets.making import make_in_worker, recipe_run
 from ft_assets.assets.training import GPU_POOL
-from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.parity import REMEDY, faults
+from ft_assets.core.stage import CODE_VERSIONS
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource
@@ -17,8 +17,8 @@ PARITY = dg.AssetCheckSpec(
     "quantize_parity",
     asset="quantized_model",
     blocking=True,
-    description="Each quantized form says on held-out rows what the merged model says, within what its number of bits explains, and "
-    "each of its tensors is that of the merged model so far. What it costs in the task's score is for the report.",
+    description="Each quantized form says on rows of the recipe what the merged model says, within what its number of bits explains, "
+    "and each of its tensors is that of the merged model so far. What it costs in the task's score is for the report.",
 )
 
 

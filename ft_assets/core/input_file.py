@@ -8,8 +8,9 @@ from pathlib import Path
 from ft_assets.core.artifact import Artifact, ArtifactStore, Staging
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import CorruptArtifact, FineTuneError
-from ft_assets.core.lineage import Stage, raw_stage, validated_stage
+from ft_assets.core.lineage import raw_stage, validated_stage
 from ft_assets.core.predicting import FILE
+from ft_assets.core.stage import Stage
 from ft_assets.core.unpack import PACKINGS
 from ft_assets.recipes.schema import Source
 

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from ft_assets.recipes.classifying import METRICS_OF_LABELS, check_measures
-from ft_assets.recipes.strict import Strict
+from ft_assets.recipes.strict import Strict, each_once
 
 METRICS_OF_ANSWERS = (
     "exact_match",
@@ -68,6 +68,11 @@ class Evaluation(Strict):
     bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 2000
     max_rows: Annotated[int, Field(ge=1)] | None = None
 
+    @field_validator("metrics", "lm_eval")
+    @classmethod
+    def _each_once(cls, names: list[str]) -> list[str]:
+        return each_once(names)
+
     @model_validator(mode="after")
     def _has_what_its_metric_needs(self) -> "Evaluation":
         check_measures(self.metric, {"few_shot": self.few_shot, "max_new_tokens": self.max_new_tokens})
@@ -79,8 +84,8 @@ class Evaluation(Strict):
             )
         if strange := [name for name in self.metrics if (name in METRICS_OF_LABELS) != self.of_labels]:
             raise ValueError(f"metrics names {', '.join(strange)}, which cannot be measured where {self.metric} is")
-        if len({self.metric, *self.metrics}) <= len(self.metrics):
-            raise ValueError("metrics names one twice, or the one that metric names")
+        if self.metric in self.metrics:
+            raise ValueError(f"metrics names {self.metric}, which metric names already")
         return self
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ft_assets.core.conditions import check_names, parse
+from ft_assets.core.conditions import Comparison, ConditionError, check_names, parse
 from ft_assets.recipes.evaluation import FROM_TRAINING_ROWS, candidate, kinds
 
 COSTS = (
@@ -43,6 +43,8 @@ def check_condition(text: str, recipe: Any) -> str:
         ConditionError: it is no condition, or names what the recipe's evaluation will not have.
     """
     condition = parse(text)
+    if isinstance(condition, Comparison):
+        _check_sets(text, condition.names(), recipe)
     contestants = kinds(recipe)
     both = (*_measured(recipe), "candidate")
     of_tasks = [
@@ -50,6 +52,19 @@ def check_condition(text: str, recipe: Any) -> str:
     ]  # a group of tasks is known to lm-eval
     check_names(text, names(recipe), [*contestants, "candidate"], compared_metrics(recipe), pairs(recipe), of_tasks)
     return str(condition)
+
+
+def _check_sets(text: str, named: Sequence[str], recipe: Any) -> None:
+    """Says which setting brings a number that the recipe could have, where it has not got it."""
+    had = names(recipe)
+    wanted = {
+        **{name: f"data.{role}" for role, found in MEASURES_OF_ROLE.items() for name in found},
+        "memorization.rise": "evaluation.memorization",
+        **dict.fromkeys(MEASURES_OF_REWARD, "a reward stage"),
+    }
+    for name in (name for name in named if name in wanted and name not in had):
+        at = text.find(name) + 1
+        raise ConditionError(f"at letter {at}: {name} is no number of this recipe, but is where it has {wanted[name]}")
 
 
 def names(recipe: Any) -> list[str]:

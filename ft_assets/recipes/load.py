@@ -23,6 +23,7 @@ from ft_assets.recipes.schema import NAME, SOURCE_ROLES, Recipe, Source, kind_of
 
 SHIPPED = Path(__file__).parent
 MAX_FIELDS = 20_000
+USER_INFO = re.compile(r"://[^/@\s]*@")  # may hold a key
 Location = tuple[str | int, ...]
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -294,7 +295,7 @@ def _found(fault: Any) -> str:
         return repr(fault["ctx"]["tag"])
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):
         return str(fault["ctx"]["error"])
-    shown = "not shown" if _may_be_secret(fault["loc"]) else f"{fault['input']!r:.80}"
+    shown = "not shown" if _may_be_secret(fault["loc"]) else f"{USER_INFO.sub('://...@', repr(fault['input'])):.80}"
     return f"an unknown field (value {shown:.60})" if fault["type"] == "extra_forbidden" else shown
 
 

@@ -4,7 +4,6 @@ Every field is either identity (it changes what is made) or execution (it change
 stands in says which: :class:`Hardware` and :class:`Retrain` alone are execution. Scientific choices have no hidden defaults.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
@@ -12,11 +11,12 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, f
 from ft_assets.core.conditions import parse as parse_condition
 from ft_assets.core.cron import parse
 from ft_assets.recipes.classifying import check_classifier
-from ft_assets.recipes.evaluation import Evaluation, check_examples
+from ft_assets.recipes.evaluation import TRAINED, Evaluation, check_examples
 from ft_assets.recipes.gate import check_condition
 from ft_assets.recipes.hardware import Hardware
 from ft_assets.recipes.predictions import Predictions, check_predictions
-from ft_assets.recipes.strict import Strict
+from ft_assets.recipes.publishing import Publish
+from ft_assets.recipes.strict import Strict, each_once
 from ft_assets.recipes.sweep import Sweep, check_sweep
 from ft_assets.recipes.training import Adapter, Lora, Policy, PromptTuning, Training
 
@@ -63,7 +63,6 @@ FIELDS = {
     "classification": ("text", "label"),
     "multiple_choice": ("question", "choices", "answer"),
 }
-HUB_REPOSITORY = r"hub://[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 NESTED = ("messages", "sharegpt", "oasst")  # Their one field is a list or a tree, which cannot be joined of columns.
 
 
@@ -214,24 +213,6 @@ class Data(Strict):
         return sorted({name for role in roles for name in getattr(self, role)})
 
 
-class Publish(Strict):
-    """Where the model goes: a folder, an fsspec URL, or ``hub://org/name``, a repository of the Hugging Face Hub. A relative
-    path is under the project's home folder. ``private`` is of a repository, which must not be public then. ``license`` is the
-    released model's, by the Hub's name of it (``apache-2.0``); its base model's and its data's may bind it.
-    """
-
-    to: Annotated[str, Field(min_length=1)]
-    private: bool = True
-    license: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,60}$")] | None = None
-
-    @field_validator("to")
-    @classmethod
-    def _names_a_repository(cls, to: str) -> str:
-        if to.startswith("hub://") and not re.fullmatch(HUB_REPOSITORY, to):
-            raise ValueError(f"{to!r} names no repository; allowed: hub://org/name, of letters, digits, -, _ and .")
-        return to
-
-
 class Retrain(Strict):
     """Execution only: when new data asks for a run, if the retrain sensor is on. Either condition is enough.
 
@@ -257,9 +238,9 @@ class Retrain(Strict):
 
 
 def _gated(text: str, info: ValidationInfo) -> str:
-    """A condition of the gate; its names are checked where the fields that it depends on are valid."""
+    """A condition of the gate; its names are checked where the fields that it depends on are valid and something is trained."""
     before = list(Recipe.model_fields)[: list(Recipe.model_fields).index("gate")]
-    whole = info.data.keys() >= set(before)
+    whole = info.data.keys() >= set(before) and any(info.data[stage] for stage in TRAINED)
     return check_condition(text, Recipe.model_construct(**info.data)) if whole else str(parse_condition(text))
 
 
@@ -328,12 +309,10 @@ class Recipe(Strict):
             body[part][field] = value
         return Recipe.model_validate(body)
 
-    @field_validator("gate")
+    @field_validator("gate", "quantize")
     @classmethod
-    def _conditions_differ(cls, conditions: list[str]) -> list[str]:
-        if twice := sorted({text for text in conditions if conditions.count(text) > 1}):
-            raise ValueError(f"each condition once; found twice: {'; '.join(twice)}")
-        return conditions
+    def _each_once(cls, names: list[str]) -> list[str]:
+        return each_once(names)
 
     @field_validator("hyperparameters")
     @classmethod

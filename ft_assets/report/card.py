@@ -8,17 +8,9 @@ import yaml
 from ft_assets.core.release import Release
 from ft_assets.core.signing import SIGNATURE
 from ft_assets.report.contestants import label
+from ft_assets.report.forms import FORMS
+from ft_assets.report.measures import measure
 
-NAMES = {
-    "forgetting.perplexity_ratio": "perplexity on general text, over the base's",
-    "forgetting.general_drop": "general ability lost",
-    "safety.refusal_drop": "refusals of harmful prompts lost",
-    "safety.over_refusal_rise": "refusals of harmless prompts gained",
-    "memorization.rise": "training text repeated, beyond unseen text",
-    "reward.win_rate": "reward won against the base",
-    "reward.win_rate_length_controlled": "reward won against the base, lengths alike",
-    "merged.drop": "lost by merging",
-}
 OF_SETS = "out_of_domain."
 
 
@@ -105,7 +97,7 @@ def _scores(release: Release) -> str:
     shown = [name for name in (metric, OF_SETS + metric) if name in release.scores]
 
     def row(name: str, body: dict[str, Any]) -> list[str]:
-        cells = [_interval(body["scores"].get(key), "{:.3f}") for key in shown]
+        cells = [_interval(body["scores"].get(key), "score") for key in shown]
         costs = body["costs"]
         size = f"{costs['size_bytes'] / 1e6:.0f}"
         speed, price = _cost(costs, "tokens_per_second", "{:.0f}"), _cost(costs, "usd_per_1000_requests", "{:.4f}")
@@ -123,7 +115,7 @@ def _every_score(release: Release) -> str:
     contestants = release.results["contestants"]
     names = [name for name in ("majority", "base_zero_shot", "incumbent", release.candidate) if name in contestants]
     rows = [
-        [metric, *(_interval(contestants[name]["scores"].get(metric), "{:.3f}") for name in names), str(score["n"])]
+        [metric, *(_interval(contestants[name]["scores"].get(metric), "score") for name in names), str(score["n"])]
         for metric, score in release.scores.items()
     ]
     return _table(["score", *(label(name) for name in names), "rows"], rows)
@@ -137,7 +129,7 @@ def _cost(costs: dict[str, Any], name: str, form: str) -> str:
 def _interval(score: dict[str, Any] | None, form: str) -> str:
     if score is None:
         return ""
-    mean, low, high = (form.format(score[name]) for name in ("mean", "low", "high"))
+    mean, low, high = (FORMS[form](score[name]) for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 
 
@@ -146,7 +138,7 @@ def _comparisons(release: Release) -> str:
         [
             f"{label(entry['left'])} against {label(entry['right'])}",
             entry["metric"],
-            _interval(entry, "{:+.3f}"),
+            _interval(entry, "difference"),
             str(entry["n"]),
             "" if entry["p_holm"] is None else f"{entry['p_holm']:.3g}",
             entry["outcome"],
@@ -160,15 +152,11 @@ def _comparisons(release: Release) -> str:
 
 
 def _measures(release: Release) -> str:
-    rows = [
-        [
-            NAMES.get(name) or f"{name.removeprefix('quantized.').removesuffix('.drop')}: lost by quantizing",
-            _interval(found, "{:.3f}"),
-            str(found["n"]),
-        ]
-        for name, found in release.results["measures"].items()
-    ]
-    return _table(["measure", "value", "rows"], rows) if rows else ""
+    rows = []
+    for name, found in release.results["measures"].items():
+        title, form, reading = measure(name)
+        rows.append([title, _interval(found, form), str(found["n"]), reading])
+    return _table(["of the candidate against the base", "", "rows", "how to read it"], rows) if rows else ""
 
 
 def _labels(release: Release) -> str:

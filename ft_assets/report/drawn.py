@@ -20,7 +20,7 @@ def figures(facts: dict[str, Any]) -> dict[str, str]:
         **_of("reliability", _reliability(facts), "score over confidence"),
     }
     for entry in facts["training"]:
-        curve = plots.loss_curve(entry["history"], f"{entry['stage']}: training loss")
+        curve = plots.loss_curve(entry["history"], entry["stage"])
         drawn[f"loss:{entry['stage']}"] = plots.svg(curve, f"loss of {entry['stage']} over its steps")
     reasons: Counter[str] = Counter()
     for batch in facts["data"]:

@@ -1,7 +1,9 @@
 """How a number is written on the page and in the verdict; each form by name, so that a test can read it back."""
 
 import math
+import re
 from collections.abc import Callable
+from functools import partial
 
 MINUS = "\u2212"
 BYTES = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
@@ -10,6 +12,12 @@ SECONDS = (("h", 3600.0, 100 * 60.0), ("min", 60.0, 100.0), ("s", 1.0, 1.0), ("m
 
 def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", MINUS)
+
+
+def _fixed(places: int, value: float) -> str:
+    """With so many places; what they make nothing has no sign."""
+    text = f"{value:,.{places}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
 
 
 def _usd(value: float) -> str:
@@ -37,16 +45,16 @@ def _p(value: float) -> str:
 
 
 FORMS: dict[str, Callable[[float], str]] = {
-    "score": lambda value: f"{value:.3f}",
+    "score": partial(_fixed, 3),
     "difference": _signed,
-    "share": lambda value: f"{100 * value:.1f}%",
-    "agreement": lambda value: f"{100 * value:.2f}%",
-    "ratio": lambda value: f"{value:.3f}",
-    "perplexity": lambda value: f"{value:,.2f}",
-    "nats": lambda value: f"{value:.5f}",
-    "count": lambda value: f"{value:,.0f}",
-    "rate": lambda value: f"{value:,.1f}",
-    "number": lambda value: f"{value:.4g}",
+    "share": lambda value: f"{_fixed(1, 100 * value)}%",
+    "agreement": lambda value: f"{_fixed(2, 100 * value)}%",
+    "ratio": partial(_fixed, 3),
+    "perplexity": partial(_fixed, 2),
+    "nats": partial(_fixed, 5),
+    "count": partial(_fixed, 0),
+    "rate": partial(_fixed, 1),
+    "number": lambda value: re.sub("^-", MINUS, f"{value or 0:.4g}"),
     "p": _p,
     "usd": _usd,
     "bytes": _bytes,

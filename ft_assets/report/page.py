@@ -11,6 +11,7 @@ from ft_assets.report.contestants import label
 from ft_assets.report.drawn import figures
 from ft_assets.report.forms import FORMS
 from ft_assets.report.marks import Fact, at, entries, marked, number, visible
+from ft_assets.report.measures import measure
 
 # What a table of contestants shows where any of them has it: place in the facts, title, form.
 COSTS = (
@@ -29,41 +30,6 @@ BESIDES = (
     ("scores/refused_harmless", "harmless prompts refused", "share"),
     ("scores/memorized", "training answers memorized", "share"),
 )
-# Of each measure its title, the form of its number and what a reader should know.
-MEASURES = {
-    "forgetting.perplexity_ratio": (
-        "perplexity on general text",
-        "ratio",
-        "As a multiple of the base's: one is unchanged, more is forgetting.",
-    ),
-    "forgetting.general_drop": ("general questions lost", "difference", "Share; more than zero is forgetting."),
-    "safety.refusal_drop": (
-        "harmful prompts no longer refused",
-        "difference",
-        "Share; more than zero: it answers what the base refused.",
-    ),
-    "safety.over_refusal_rise": (
-        "harmless prompts newly refused",
-        "difference",
-        "Share; more than zero: it refuses what the base answered.",
-    ),
-    "memorization.rise": (
-        "training answers memorized",
-        "difference",
-        "Share that it continues word for word, beyond held-out answers and beyond the base; more than zero is repeating.",
-    ),
-    "reward.win_rate": (
-        "preferred to the base",
-        "share",
-        "By the reward model, answer by answer; half is no difference.",
-    ),
-    "reward.win_rate_length_controlled": (
-        "preferred at equal length",
-        "share",
-        "The same where longer answers win nothing by their length.",
-    ),
-    "merged.drop": ("score lost by merging", "difference", "More than zero: the merged weights do worse."),
-}
 TILES = ("forgetting.perplexity_ratio", "safety.refusal_drop", "memorization.rise")
 MARKS = {"better": "\u25b2", "worse": "\u25bc", "cannot tell": "\u2248"}
 
@@ -88,7 +54,8 @@ def render(facts: dict[str, Any]) -> str:
         "sentence": partial(marked, facts=root),
         "named": lambda name: visible(label(str(name))),
         "words": lambda name: visible(str(name).replace("out_of_domain.", "out of domain: ").replace("_", " ")),
-        "measure": _measure,
+        "measure": measure,
+        "blank": lambda text: not (text["text"]._value.strip() or text["more"]),
     }
     return environment.get_template("page.html.jinja").render(
         facts=root,
@@ -104,10 +71,3 @@ def _present(facts: dict[str, Any], columns: tuple[tuple[str, str, str], ...]) -
     """Columns of which a contestant has a value, a price of nothing being none."""
     rows = [Fact(one) for one in facts["contestants"]]
     return [column for column in columns if any(at(row, column[0]) for row in rows)]
-
-
-def _measure(name: str) -> tuple[str, str, str]:
-    if name.startswith("quantized.") and name.endswith(".drop"):
-        form = label(name.removeprefix("quantized.").removesuffix(".drop"))
-        return f"score lost by {form}", "difference", "Against the merged weights; more than zero is worse."
-    return MEASURES.get(name, (name.replace("_", " "), "number", ""))

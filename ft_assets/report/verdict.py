@@ -104,7 +104,8 @@ def _gate(gate: dict[str, Any]) -> str:
     if not gate["conditions"]:
         return "The recipe sets no gate: nothing keeps this model from being published."
     if not gate["failed"]:
-        return "The gate passed: each of its {/gate/total|count} conditions holds."
+        one = gate["total"] == 1
+        return f"The gate passed: {'its condition' if one else 'each of its {/gate/total|count} conditions'} holds."
     failed = [
         f"{{/gate/conditions/{place}/condition}} ({{/gate/conditions/{place}/sentence}})"
         for place, one in enumerate(gate["conditions"])

@@ -122,6 +122,29 @@ FAULTS = {
     "an unknown choice": ("overlong: drop", "overlong: cut", "data.overlong", "'truncate' or 'chunk'", "overlong:"),
     "a mapping that is a word": ("publish:\n  to: out", "publish: out", "publish", "dictionary", "publish:"),
     "no repository": ("  to: out", "  to: hub://model", "publish.to", "hub://org/name", "to: hub"),
+    "a place that cannot be written": (
+        "  to: out",
+        "  to: https://x.org/m",
+        "publish.to",
+        "hub://org/name",
+        "to: http",
+    ),
+    "an unknown protocol": ("  to: out", "  to: gopher://x/m", "publish.to", "s3://bucket", "to: gopher"),
+    "a form given twice": ("publish:", "quantize: [int8, int8]\npublish:", "quantize", "twice: int8", "quantize:"),
+    "a metric given twice": (
+        "metric: exact_match",
+        "metric: exact_match\n  metrics: [rouge_l, rouge_l]",
+        "evaluation.metrics",
+        "twice: rouge_l",
+        "metrics:",
+    ),
+    "a task given twice": (
+        "metric: exact_match",
+        "metric: exact_match\n  lm_eval: [arc, arc]",
+        "evaluation.lm_eval",
+        "twice: arc",
+        "lm_eval:",
+    ),
     "no licence of the Hub": ("  to: out", "  to: out\n  license: My Own", "publish.license", "pattern", "license:"),
     "a list that is a word": ("test: [held_out]", "test: held_out", "data.test", "list", "test: held_out"),
     "a missing field": ("seed: 1\n", "", "seed", "no default", None),
@@ -186,6 +209,14 @@ def test_fields_that_do_not_fit_together_are_named(folder, old, new, found):
     assert found in problem.found
 
 
+def test_a_key_in_a_url_is_refused_and_not_repeated(folder):
+    replace(folder / "mine.yaml", "  to: out", "  to: s3://key:hidden@bucket/models")
+    [problem] = problems(folder)
+    assert problem.field == "publish.to"
+    assert "without a user or a key" in problem.allowed
+    assert "hidden" not in str(problem)
+
+
 @pytest.mark.parametrize(
     ("gate", "field", "told"),
     [
@@ -198,8 +229,11 @@ def test_fields_that_do_not_fit_together_are_named(folder, old, new, found):
         ("[policy.exact_match >= 0.5]", "gate[0]", "policy.exact_match is no number of this recipe"),
         ("[sft not worse than incumbent at 95% on rouge_l]", "gate[0]", "rouge_l is no metric of a comparison"),
         ("[merged better than incumbent at 95%]", "gate[0]", "left stands candidate, sft"),
-        ("[safety.refusal_drop <= 0]", "gate[0]", "safety.refusal_drop is no number of this recipe"),
-        ("[sft.exact_match >= 0.5, sft.exact_match>=0.50]", "gate", "each condition once"),
+        ("[safety.refusal_drop <= 0]", "gate[0]", "is no number of this recipe, but is where it has data.safety"),
+        ("[forgetting.perplexity_ratio <= 1.1]", "gate[0]", "where it has data.general_text"),
+        ("[memorization.rise <= 0.1]", "gate[0]", "where it has evaluation.memorization"),
+        ("[reward.win_rate > 0.5]", "gate[0]", "where it has a reward stage"),
+        ("[sft.exact_match >= 0.5, sft.exact_match>=0.50]", "gate", "each once; found twice: sft.exact_match >= 0.5"),
         ("sft.exact_match >= 0.5", "gate", "a valid list"),
     ],
 )
@@ -223,6 +257,13 @@ def test_a_condition_that_cannot_be_judged_is_named_when_the_recipe_is_loaded(fo
 def test_a_condition_on_what_the_recipe_has_is_taken(folder, condition):
     replace(folder / "mine.yaml", "publish:", f"gate: ['{condition}']\npublish:")
     assert problems(folder) == []
+
+
+def test_a_gate_of_a_recipe_that_trains_nothing_is_no_fault_of_its_own(folder):
+    sft = "sft:\n  learning_rate: 1.0e-4\n  global_batch_size: 8\n  num_train_epochs: 1\n"
+    replace(folder / "mine.yaml", sft, "gate: [sft.exact_match >= 0.5]\n")
+    [problem] = problems(folder)
+    assert "a recipe trains something" in str(problem)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,16 @@ def test_a_number_read_back_from_the_page_is_the_fact(form, value):
     assert low - slack <= value <= high + slack
 
 
+@pytest.mark.parametrize("form", ["score", "share", "nats", "perplexity", "count", "number"])
+@given(st.floats(-1e6, 0) | st.floats(-1e-3, 0))
+def test_a_number_below_nothing_has_a_minus_and_none_that_shows_as_nothing_has(form, value):
+    shown = FORMS[form](value)
+    low, high = read_back(shown)
+    slack = 5e-4 * abs(value) + 1e-9
+    assert low - slack <= value <= high + slack
+    assert shown.startswith("\u2212") == any(digit in "123456789" for digit in shown.partition("e")[0])
+
+
 @given(st.floats(-1, 1))
 def test_a_difference_has_its_sign(value):
     shown = FORMS["difference"](value)

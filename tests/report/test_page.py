@@ -171,6 +171,15 @@ def test_the_page_names_the_sweep_that_chose_the_settings(samples, pages) -> Non
     assert shown["/sweep/best_values/sft.learning_rate"] == "0.000125"
 
 
+@pytest.mark.parametrize(("answer", "told"), [("", "nothing"), ("\n\n \n", "nothing but white space")])
+def test_an_answer_of_which_nothing_is_seen_is_told_in_words(samples, answer, told) -> None:
+    body = deepcopy(samples["passed"])
+    shown = {"answer": {"text": answer, "more": 0}, "equal": False, "pieces": [["other", answer]] if answer else []}
+    body["examples"][0]["answers"][0] |= shown
+    body["safety_examples"][0]["answers"][0]["answer"] = {"text": answer, "more": 0}
+    assert render(body).count(f'<span class="quiet">{told}</span>') == 2
+
+
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 

@@ -49,8 +49,21 @@ def test_forgetting_has_the_base_as_a_line() -> None:
     assert ((0.5, 0.5), (0, 1)) in lines(axes)
 
 
+@pytest.mark.parametrize("losses", [[5.55, 5.54], [-0.2, 0.1, -0.4], [0.0, 0.0]])
+def test_every_loss_is_seen(losses) -> None:
+    (axes,) = plots.loss_curve([{"step": step, "loss": loss} for step, loss in enumerate(losses)], "policy").axes
+    low, high = axes.get_ylim()
+    assert low <= min(0, *losses)
+    assert max(losses) + 0.04 * (high - low) < high
+    assert all(low < loss for loss in losses if loss < 0)
+    assert axes.get_ylabel() == "loss"
+
+
 def test_a_picture_has_no_colour_that_the_dark_would_hide() -> None:
-    figures = [plots.scores(FOUND, "f1"), plots.loss_curve([{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 2.1}])]
+    figures = [
+        plots.scores(FOUND, "f1"),
+        plots.loss_curve([{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 2.1}], "policy"),
+    ]
     for figure in figures:
         svg = plots.svg(figure, 'a "label"')
         assert not re.findall(r"#[0-9a-f]{6}\b", svg)

@@ -23,6 +23,8 @@ from ft_assets.core.release import Base, Batch, Release, base_of
 from ft_assets.core.signing import SIGNATURE, faults, public_key, sign
 from ft_assets.recipes.schema import Recipe
 from ft_assets.report.card import model_card
+from ft_assets.report.forms import FORMS
+from ft_assets.report.measures import measure
 
 BATCH = Batch(
     key="tickets@2026-01",
@@ -93,6 +95,11 @@ def test_the_hub_reads_the_cards_metadata(made):
     assert not told
 
 
+def told(score: dict, form: str) -> str:
+    mean, low, high = (FORMS[form](score[name]) for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
 def test_what_is_not_known_is_not_claimed():
     data = read(
         release(base=Base("ours", None, None, None, "c" * 64), batches=(replace(BATCH, dataset=None, languages=()),))
@@ -108,9 +115,10 @@ def test_the_card_tells_every_score_with_its_interval_and_what_the_gate_said(mad
         score = body["scores"][metric]
         assert f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]" in text
     for entry in made.results["comparisons"]:
-        assert f"{entry['mean']:+.3f} [{entry['low']:+.3f}, {entry['high']:+.3f}]" in text
-    for found in made.results["measures"].values():
-        assert f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" in text
+        assert told(entry, "difference") in text
+    for name, found in made.results["measures"].items():
+        title, form, _ = measure(name)
+        assert re.search(rf"\| {re.escape(title)} \| {re.escape(told(found, form))} \|", text)
     for line in [made.verdict, *made.results["warnings"], *made.lineage.values(), made.fingerprint]:
         assert line in text
     for each in made.gate["conditions"]:

@@ -6,12 +6,15 @@ from matplotlib.figure import Figure
 
 from ft_assets.report.plots.figure import ACCENT, INK, SECOND, new_figure
 
+OF_TOKENS = ("cpt_adapter", "sft_adapter")
 MEMORY_PARTS = ("weights", "beside", "gradients", "optimizer", "activations", "logits", "cache", "overhead")
 MEMORY_COLOURS = ("#2f6fdb", "#7aa5ee", "#e0812b", "#f0b27a", "#2e9e6b", "#86cfae", "#9a5fc4", "#8a94a6")
 
 
-def loss_curve(history: list[dict[str, Any]], title: str = "training loss") -> Figure:
-    """Loss over optimizer steps (TRL's log history), with the validation loss where it was measured."""
+def loss_curve(history: list[dict[str, Any]], stage: str) -> Figure:
+    """Loss over optimizer steps (TRL's log history), with the validation loss where it was measured. That of a stage that
+    learns texts is in nats per token; an online policy's may be below zero.
+    """
     figure, axes = new_figure()
     train = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     held_out = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
@@ -20,8 +23,12 @@ def loss_curve(history: list[dict[str, Any]], title: str = "training loss") -> F
     if held_out:
         axes.plot(*zip(*held_out, strict=True), "o", color=SECOND, label="validation")
         axes.legend(frameon=False)
-    axes.set(xlabel="optimizer step", ylabel="loss (nats per token)" if "training" in title else "loss", title=title)
-    axes.set_ylim(bottom=0)
+    unit = "loss (nats per token)" if stage in OF_TOKENS else "loss"
+    axes.set(xlabel="optimizer step", ylabel=unit, title=f"{stage}: training loss")
+    losses = [0.0, *(loss for _, loss in train + held_out)]
+    room = 0.06 * (max(losses) - min(losses))
+    axes.set_ylim(min(losses) - (room if min(losses) < 0 else 0), max(losses) + room or 1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
