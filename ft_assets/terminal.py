@@ -98,7 +98,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], right: tu
         for row in [columns, *rows]:
             print("\t".join(row))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # cells hold what people wrote
     if console.width < _narrowest(columns, rows, right):
         if title:
             print(title)
@@ -106,7 +106,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], right: tu
             print()
             for name, cell in zip(columns, row, strict=True):
                 if cell:
-                    print(f"{name}: {cell}")
+                    print(f"{name}: {cell}" if name else cell)
         return
     table = Table(title=title, title_justify="left", header_style="bold", box=None, padding=(0, 1))
     for name in columns:

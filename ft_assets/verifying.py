@@ -10,7 +10,7 @@ from ft_assets.arguments import AsJson, open_recipe
 from ft_assets.core import champion as champions
 from ft_assets.core.errors import FineTuneError, MissingInput
 from ft_assets.core.publish import FolderTarget, ListedFile
-from resources.environment import Settings, settings
+from resources.environment import Settings, catalog, settings
 
 DIFFERS = 3
 
@@ -23,14 +23,12 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Whether a release's files are those that were published; names each that is not (exit code 3 then)."""
-    folder = Path(release)
-    if folder.is_dir():
+    folder = Path(release) if _is_folder(release) else None
+    if folder:
         place, differs = str(folder), _faults(folder, key)
     else:
         place, differs = _published(settings(), release, key)
-    checked = (
-        f"its bill of materials and {key}" if key else "its bill of materials" if folder.is_dir() else "its record"
-    )
+    checked = ("its bill of materials" if folder else "its record") + (f" and {key}" if key else "")
     if as_json:
         print(json.dumps({"release": place, "checked_against": checked, "differs": differs}, indent=1))
     elif differs:
@@ -39,6 +37,22 @@ def verify(
     else:
         print(f"{place} is as it was published, by {checked}.")
     raise typer.Exit(DIFFERS if differs else 0)
+
+
+def _is_folder(release: str) -> bool:
+    """Whether a folder is meant: one that merely has a recipe's name, and is no release, is not.
+
+    Raises:
+        FineTuneError: it is a path at which nothing is.
+    """
+    from ft_assets.core.bill import BILL
+
+    path = Path(release)
+    if path.is_dir():
+        return (path / BILL).is_file() or release not in catalog(settings()).recipes
+    if len(path.parts) > 1 and not path.exists():
+        raise FineTuneError(f"there is no {release}; name a recipe, or a release's folder")
+    return False
 
 
 def _faults(folder: Path, key: Path | None) -> list[str]:

@@ -48,6 +48,19 @@ def test_no_number_is_cut_on_a_narrow_terminal(columns: int) -> None:
     assert ("USD: 1,234.5678" in found) == (columns == 20)
 
 
+WRITTEN = """
+from ft_assets.terminal import print_table
+print_table("releases", ["release", "", "notes"], [["0123", "champion", "taken back: [/b] :smile: [red]"]])
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 12])
+def test_what_people_wrote_is_shown_as_it_is(columns: int) -> None:
+    found = on_a_terminal(WRITTEN, columns)
+    assert "[/b] :smile: [red]" in found
+    assert ": champion" not in found
+
+
 def on_a_terminal(code: str, columns: int) -> str:
     """What a program writes to a terminal of so many columns."""
     ours, its = pty.openpty()

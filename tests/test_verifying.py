@@ -1,6 +1,7 @@
 """``ft verify``: a release that is as it was published, and each way in which it is not."""
 
 import json
+import os
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -79,6 +80,30 @@ def test_the_file_that_differs_is_named(folder, key, tmp_path, of):
     assert "adapter/config.json" in json.loads(verify(named, "--json").stdout)["differs"][0]
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"[" * 100_000, b"\xff", b"without signatures"])
+@pytest.mark.parametrize("name", ["bill.cdx.json", SIGNATURE])
+def test_a_bill_or_signature_that_cannot_be_read_is_told(folder, key, tmp_path, name, content):
+    if content == b"without signatures":
+        bundle = json.loads((folder / SIGNATURE).read_bytes())
+        bundle["dsseEnvelope"]["signatures"] = []
+        content = json.dumps(bundle).encode()
+    (folder / name).write_bytes(content)
+    done = verify(folder, "--key", public_key(key, tmp_path / "key.pub"))
+    assert (done.exit_code, f"{name}" in done.output) == (3, True), done.output
+
+
+def test_what_is_no_file_is_named_and_not_waited_for(folder):
+    (folder / "README.md").unlink()
+    for name in ("README.md", "more"):
+        os.mkfifo(folder / name)
+    (folder / "loop").symlink_to("loop")
+    assert json.loads(verify(folder, "--json").stdout)["differs"] == [
+        "loop is not part of the release",
+        "more is not part of the release",
+        "README.md was changed",
+    ]
+
+
 def test_a_pointer_to_another_release_is_told(folder):
     (folder.parent / "champion.json").write_text(json.dumps({"fingerprint": OLD, "folder": folder_of(OLD)}))
     done = verify("demo")
@@ -91,6 +116,18 @@ def test_a_release_without_its_signature_is_not_signed(folder, key, tmp_path):
     assert verify(folder).exit_code == 0
     done = verify(folder, "--key", public_key(key, tmp_path / "key.pub"))
     assert (done.exit_code, "is not signed" in done.output) == (3, True)
+
+
+def test_a_folder_that_merely_has_a_recipes_name_is_not_taken_for_it(folder, tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done = verify("demo")
+    assert (done.exit_code, str(folder) in done.output) == (0, True), done.output
+
+
+def test_a_folder_that_is_not_there_is_told_so(folder, tmp_path):
+    with pytest.raises(FineTuneError, match=r"there is no .*/nowhere; name a recipe, or a release's folder"):
+        raise verify(tmp_path / "nowhere").exception
 
 
 def test_what_was_never_published_is_told_so(folder):

@@ -96,7 +96,7 @@ def batch_predictions(
 
 def throughput(metrics: dict[str, Any], cost_usd: float) -> dict[str, float]:
     """How fast rows were answered when they were, and what a thousand of them cost."""
-    found = {f"{name.replace('_', ' ')}": round(metrics[name], 3) for name in ("rows_per_second", "tokens_per_second")}
+    found = {name.replace("_", " "): round(metrics[name], 3) for name in ("rows_per_second", "tokens_per_second")}
     if metrics["predicted"]:
         found["USD per 1000 rows"] = round(cost_usd / metrics["predicted"] * 1000, 6)
     return found

@@ -19,6 +19,7 @@ from ft_assets.core.errors import FineTuneError
 SIGNATURE = "model.sig"
 BESIDE = (SIGNATURE, "champion.json", ".cache", ".git", ".gitattributes", ".gitignore", ".github")
 MOST_BYTES = 64 * 2**20  # of a bill or a signature
+UNREADABLE = (ValueError, LookupError, TypeError, RecursionError)  # what reading JSON of another form may raise
 
 
 def sign(folder: Path, key: Path) -> bytes:
@@ -80,19 +81,24 @@ def _against_bill(folder: Path) -> list[str]:
         wanted = listed(json.loads(path.read_bytes()))
     except FileNotFoundError as error:
         raise FineTuneError(f"{folder} holds no {BILL}, so it is no release; name a release's folder") from error
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except UNREADABLE as error:
         return [f"{BILL} cannot be read ({error!r:.100})"]
     return _compared(folder, wanted, {BILL})
 
 
 def _compared(folder: Path, wanted: Mapping[str, str], known: Collection[str]) -> list[str]:
     """How a folder's files differ from the sha-256 of each that is wanted; those that are ``known`` may be there."""
-    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir()]
     there = {name for name in names if _counts(name)}
     found = [f"{name} is missing" for name in sorted(set(wanted) - there)]
     found += [f"{name} is not part of the release" for name in sorted(there - set(wanted) - set(known))]
-    changed = [name for name in sorted(there & set(wanted)) if sha256_file(folder / name) != wanted[name]]
+    changed = [name for name in sorted(there & set(wanted)) if _sha256(folder / name) != wanted[name]]
     return found + [f"{name} was changed" for name in changed]
+
+
+def _sha256(path: Path) -> str | None:
+    """None of what is no file: a pipe would be waited for."""
+    return sha256_file(path) if path.is_file() else None
 
 
 def _counts(name: str) -> bool:
@@ -113,7 +119,7 @@ def _against_signature(folder: Path, signature: Path, key: Path) -> list[str]:
         config.set_hashing_config(hashing).verify(folder, signature)
     except InvalidSignature:
         return [f"{SIGNATURE} was changed, or is of another key"]
-    except (ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         message = " ".join(str(error).split())
         if message.startswith("Signature mismatch"):  # it is by this key, of other files
             return [f"{SIGNATURE}: {fault}" for fault in _compared(folder, _signed(signature), ())]

@@ -17,6 +17,9 @@ from ft_assets.worker.classify import probabilities
 from ft_assets.worker.job import Job
 from ft_assets.worker.tokenizer import whole_texts
 
+# What a terminal takes for commands (control characters but tab and newline) is not shown on one.
+COMMANDS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})
+
 
 def begin(job: Job) -> "Talk | Labels":
     logging.set_verbosity_error()
@@ -58,7 +61,7 @@ class Talk:
         with _Writing(model, tokenizer, asked, self.most) as writing:
             for piece in writing.pieces():
                 pieces.append(piece)
-                print(piece, end="", flush=True)
+                print(piece.translate(COMMANDS) if sys.stdout.isatty() else piece, end="", flush=True)
         print(flush=True)
         return "".join(pieces)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+import torch
 from classifying import make_tiny_encoder, tickets
 from conftest import ROOT
 
@@ -143,7 +144,7 @@ def test_a_worker_killed_in_the_middle_loses_one_chunk_at_most(tmp_path, tiny_ba
     (tmp_path / "request.json").write_text(json.dumps(killed.request()))
     process = subprocess.Popen(
         worker_command("batch_predictions", tmp_path / "request.json", None),
-        env={**os.environ, **worker_environment(None, 1)},
+        env={**os.environ, **worker_environment(None, torch.get_num_threads())},  # the same to the byte needs as many
         cwd=ROOT,
     )
     deadline = time.monotonic() + 120

@@ -59,6 +59,15 @@ def test_a_talk_is_remembered_until_it_is_reset(talk, capfd):
     assert [turn["role"] for turn in own.turns] == ["system"]
 
 
+@pytest.mark.parametrize(("live", "shown"), [(True, "a]0;title[31m\tb\n"), (False, "a\x1b]0;title\x07\x1b[31m\tb\n")])
+def test_an_answer_cannot_command_the_terminal(talk, capfd, monkeypatch, live, shown):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: live, raising=False)
+    own = talk("a\x1b]0;title\x07\x1b[31m\tb")
+    own.ask("hi")
+    assert capfd.readouterr().out == shown
+    assert own.turns[-1]["content"] == "a\x1b]0;title\x07\x1b[31m\tb"
+
+
 def test_what_cannot_be_asked_is_said_and_forgotten(talk, capfd):
     own = talk("Hello.")
     for text, reason in (("x" * 150, "too_long"), ("a <|end|> b", "special_tokens")):
