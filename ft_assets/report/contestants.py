@@ -9,6 +9,7 @@ LABELS = {
     "cpt": "continued pretraining",
     "sft": "SFT",
     "nf4": "NF4",
+    "auto_round": "AutoRound",
     "incumbent": "published now",
     "majority": "most frequent label",
 }
@@ -19,7 +20,7 @@ ELSEWHERE = {*REFUSALS, *GENERAL, "perplexity", "memorized"}  # scores that sect
 
 
 def label(name: str) -> str:
-    return LABELS.get(name) or name.replace("_", " ", 1).replace("gguf", "GGUF").replace("gptq", "GPTQ")
+    return LABELS.get(name) or name.replace("gguf_", "GGUF ")
 
 
 def contestants(results: dict[str, Any]) -> list[dict[str, Any]]:
