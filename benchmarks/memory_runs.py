@@ -11,9 +11,10 @@ import torch
 
 from benchmarks.gpu_shapes import FIRST, Shape, build_model, no_text_tokenizer
 from ft_assets.core.artifact import ArtifactStore
-from ft_assets.core.lineage import Inputs, Stage, model_stages
+from ft_assets.core.lineage import Inputs, model_stages
 from ft_assets.core.memory import Layout, Memory, stage_memory
 from ft_assets.core.shape import read_shape
+from ft_assets.core.stage import Stage
 from ft_assets.recipes.schema import Recipe
 from ft_assets.worker.job import Job
 

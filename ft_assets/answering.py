@@ -15,7 +15,7 @@ from definitions import build
 from ft_assets.automation.runs import close_dead_runs
 from ft_assets.core.artifact import Artifact, Manifest
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.input_file import ingest_file
+from ft_assets.core.input_file import ingest_file, left_beside
 from ft_assets.core.lineage import DATA_ASSETS
 from ft_assets.core.predicting import FILE, Model, file_source, prediction_stage
 from ft_assets.recipes.load import Catalog
@@ -107,7 +107,7 @@ def _run(found: Settings, catalog: Catalog, keys: list[str], screen: Screen, go:
 
 def _written(artifact: Artifact, output: Path) -> Answered:
     """The answers as the output's name says, and the rows that have none beside them, each put in place as a whole."""
-    left = output.with_name(f"{output.stem}.quarantine.jsonl")
+    left = left_beside(output)
     try:
         _put(output, lambda path: shutil.copyfile(artifact.file(f"predictions{output.suffix.lower()}"), path))
         if artifact.manifest.metrics["quarantined"]:

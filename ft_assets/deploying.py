@@ -10,9 +10,9 @@ import yaml
 
 from ft_assets.arguments import AsJson, RecipeArgument, open_recipe
 from ft_assets.core.errors import FineTuneError, MissingInput
-from ft_assets.core.lineage import Stage
 from ft_assets.core.predicting import batches_to_answer, find_model, prediction_stage
 from ft_assets.core.recipe_run import TRAINED_BY, RecipeRun, execution, placed, plans, stages_of
+from ft_assets.core.stage import Stage
 from ft_assets.recipes.load import Catalog
 from ft_assets.terminal import print_table
 from resources.environment import Settings, prepare_dagster_home, settings

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import typer
 
 from ft_assets.arguments import AsJson, RecipeArgument, open_recipe
 from ft_assets.core.errors import FineTuneError
+from ft_assets.core.input_file import answers_beside, left_beside
 from ft_assets.core.predicting import Model, find_model
 from ft_assets.core.recipe_run import execution
 from ft_assets.recipes.load import Catalog
@@ -105,13 +107,16 @@ def _output(file: Path, output: Path | None) -> Path:
         FineTuneError: there is no such file, or the answers cannot go there.
     """
     if not file.is_file():
-        what = "is a folder; give one of its files" if file.is_dir() else "is not there"
-        raise FineTuneError(f"--input {file} {what}")
-    place = output or file.with_name(f"{file.name.partition('.')[0] or file.name}.predictions.jsonl")
+        there = "is a folder; give one of its files" if file.is_dir() else "is no file; save what it gives in one"
+        raise FineTuneError(f"--input {file} {there if file.exists() else 'is not there'}")
+    place = output or answers_beside(file)
     if place.suffix.lower() not in OUTPUTS:
         raise FineTuneError(f"--output {place}: its name ends in {' or '.join(OUTPUTS)}")
-    if place.exists() and place.samefile(file):
-        raise FineTuneError(f"--output {place} is the input itself; name another file")
+    if place.is_dir():
+        raise FineTuneError(f"--output {place} is a folder; name a file in it")
+    for written in (place, left_beside(place)):
+        if written.exists() and written.samefile(file):
+            raise FineTuneError(f"--output {place}: {written} would be written, which is the input; name another file")
     if not place.parent.is_dir() or not os.access(place.parent, os.W_OK):
         why = "cannot be written to" if place.parent.is_dir() else "is not there"
         raise FineTuneError(f"--output {place}: folder {place.parent.resolve()} {why}; give --output with another")
@@ -194,4 +199,5 @@ def chat(
     sys.stderr.flush()
     # In this process's place: the terminal, its signals and the exit code are then the worker's own.
     command = [sys.executable, "-m", "ft_assets.worker.chat", json.dumps(body)]
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the worker says what Ctrl-C does
     os.execve(sys.executable, command, {**os.environ, **worker_environment(None, threads)})

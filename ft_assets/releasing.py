@@ -37,12 +37,8 @@ def gate(recipe: RecipeArgument, as_json: AsJson = False) -> None:
 
 def _judged(run: RecipeRun) -> dict[str, Any]:
     """The gate.json of a recipe's evaluation as the recipe stands now."""
-    stage = run.stages["eval_report"]
-    manifest = run.store.lookup(stage.name, stage.fingerprint)
-    if manifest is None:
-        return dict(run.artifact("eval_report").json("gate.json"))  # says what is missing and what to run
-    found: dict[str, Any] = json.loads(run.store.file(manifest, "gate.json").read_text(encoding="utf-8"))
-    return found
+    body: dict[str, Any] = run.artifact("eval_report", ("gate.json",)).json("gate.json")
+    return body
 
 
 def _print_gate(name: str, body: dict[str, Any]) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from cluster import Cluster
 
 ROOT = Path(__file__).parent.parent
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Where the fault suite kills; the same number kills at the same points.
 FAULT_SEED = int(os.environ.get("FT_FAULT_SEED") or random.randrange(10**6))
 
@@ -74,6 +76,15 @@ def cluster() -> "Iterator[Cluster]":
 
     with Cluster() as made:
         yield made
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what takes long to make go to one process: another would make it too, or wait for it."""
+    for item in items:
+        shared = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
+        workshop = any(each.argname == "made" and each.scope == "session" for each in shared)
+        if item.get_closest_marker("xdist_group") is None and (workshop or any(s.scope == "module" for s in shared)):
+            item.add_marker(pytest.mark.xdist_group("made" if workshop else item.module.__name__))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

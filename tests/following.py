@@ -102,7 +102,7 @@ class Step:
         assert self.error is None, repr(self.error)
 
     def says(self, words: str) -> None:
-        until(lambda: any(words in line for line in self.said) or not self.thread.is_alive(), 20, f"{words!r}")
+        until(lambda: any(words in line for line in self.said) or not self.thread.is_alive(), 90, f"{words!r}")
         assert any(words in line for line in self.said), f"{words!r} was not said, but: {self.said}, {self.error}"
 
 
@@ -203,7 +203,7 @@ class Site:
             jobs = self.cluster.all(JOB)
             return [job["metadata"]["name"] for job in jobs if job["metadata"]["labels"][label] == str(attempt)]
 
-        until(lambda: found() or self._over(), 20, f"the Job of attempt {attempt}")
+        until(lambda: found() or self._over(), 90, f"the Job of attempt {attempt}")
         assert found(), [(step.said, step.error) for step in self.steps]
         return found()[0]
 
@@ -217,7 +217,7 @@ class Site:
         def run() -> list[Object]:
             return [pod for pod in self.cluster.pods_of(name) if pod["status"]["phase"] == "Running"]
 
-        until(lambda: len(run()) == pods, 20, f"{pods} running pods of {name}")
+        until(lambda: len(run()) == pods, 90, f"{pods} running pods of {name}")
         return run()
 
     def until_ending(self, pod: Object) -> None:
@@ -227,7 +227,7 @@ class Site:
             entries = [entry for group in list(self.watch.followed.values()) for entry in group]
             return any("ending_since" in entry.pods.get(pod["metadata"]["uid"], {}) for entry in entries)
 
-        until(heard, 20, f"the end of {pod['metadata']['name']}")
+        until(heard, 90, f"the end of {pod['metadata']['name']}")
 
     def make_artifact(self) -> None:
         """What the worker of :meth:`request` would have committed."""

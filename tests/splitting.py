@@ -9,9 +9,10 @@ import polars as pl
 import pyarrow as pa
 
 from ft_assets.core.artifact import Artifact, ArtifactStore
-from ft_assets.core.lineage import Inputs, Stage, model_stages, parts
+from ft_assets.core.lineage import Inputs, model_stages, parts
 from ft_assets.core.row_ids import content_id
 from ft_assets.core.rows import KEPT_SCHEMAS
+from ft_assets.core.stage import Stage
 from ft_assets.recipes.schema import Recipe, kind_of_role
 from ft_assets.worker import splits
 from ft_assets.worker.job import Job

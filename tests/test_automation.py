@@ -304,7 +304,7 @@ def test_a_tick_waits_a_bounded_time_for_a_source_that_hangs(place, monkeypatch)
     assert place.tick() == []
     assert "source rows: still being listed" in place.said
     release.set()
-    until(lambda: "rows@one" in [request.partition_key for request in place.tick()], 10, "the late look is used")
+    until(lambda: "rows@one" in [request.partition_key for request in place.tick()], 90, "the late look is used")
 
 
 def test_the_cursor_stays_small(place):

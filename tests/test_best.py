@@ -39,7 +39,7 @@ def test_the_best_weights_are_the_result_and_a_kill_changes_nothing(prepared: Wo
     for one in killed.processes():
         one.kill()
     process.wait(60)
-    until(lambda: not killed.processes(), 30, "their end")
+    until(lambda: not killed.processes(), 90, "their end")
     assert best in killed.checkpoints()
     killed.run()
     assert killed.manifest()["execution"]["resumed_from_step"] > best

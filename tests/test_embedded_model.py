@@ -10,7 +10,8 @@ from conftest import ROOT
 
 
 @pytest.mark.model
-@pytest.mark.timeout(900)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_rloo_runs_the_whole_graph_on_the_embedded_model(tmp_path) -> None:
     env = {
         **os.environ,
@@ -24,7 +25,7 @@ def test_rloo_runs_the_whole_graph_on_the_embedded_model(tmp_path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=850,
+        timeout=1700,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     rows = {row["asset"]: row for row in json.loads(done.stdout)["rows"]}

@@ -55,9 +55,7 @@ def test_a_broken_form_is_not_evaluated(tmp_path: Path, form: str, tensor: str) 
 def test_a_form_that_the_base_model_cannot_have_is_refused_with_the_plan(made: Workshop, tmp_path: Path) -> None:
     shop = made.copy(tmp_path)
     shop.edit("quantize: [int8]", "quantize: [int8, gguf_q8_0]")
-    for words in (("plan", "tiny"), ("run", "tiny")):
-        done = shop.ft(*words, code=1)
-        assert "cannot be written as GGUF: its tokenizer is no byte-level BPE" in " ".join(
-            (done.stdout + done.stderr).split()
-        )
+    for words, code in ((("plan", "tiny"), 2), (("run", "tiny"), 1)):
+        done = shop.ft(*words, code=code)
+        assert "cannot be written as GGUF: its tokenizer" in " ".join((done.stdout + done.stderr).split())
     assert shop.status()["sft_adapter"]["status"] == "made", "which was made before; nothing was trained again"

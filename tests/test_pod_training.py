@@ -12,7 +12,7 @@ from following import Site
 from pods import prepare
 from training import EXECUTION, PLACEMENT, School
 
-from ft_assets.core.lineage import Stage
+from ft_assets.core.stage import Stage
 from resources.kubernetes import launcher as kubernetes_launcher
 from resources.launching import Launcher
 from resources.local import LocalLauncher

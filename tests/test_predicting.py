@@ -10,8 +10,11 @@ import pytest
 from classifying import make_tiny_encoder
 from conftest import ROOT, Workshop
 
+from ft_assets import predicting
 from ft_assets.core import champion
 from ft_assets.core.artifact import ArtifactStore
+from ft_assets.core.errors import FineTuneError
+from ft_assets.core.input_file import left_beside
 
 ROWS = [{"prompt": f"Question {number}?"} for number in range(5)] + [{"text": "no prompt"}, {"prompt": "Question 0?"}]
 PREDICTIONS = """
@@ -163,6 +166,40 @@ def test_a_talk_through_a_pipe(shop):
 )
 def test_what_cannot_be_asked_is_refused_and_makes_nothing(shop, words, told):
     assert told in shop.ft(*words, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "output", "told"),
+    [
+        ("in.jsonl", "in.jsonl", "in.jsonl would be written, which is the input"),
+        ("in.quarantine.jsonl", "in.predictions.jsonl", "in.quarantine.jsonl would be written, which is the input"),
+        ("in.quarantine.jsonl", "in.parquet", "in.quarantine.jsonl would be written, which is the input"),
+        ("in.jsonl", "folder.jsonl", "is a folder; name a file in it"),
+        ("folder.jsonl", None, "is a folder; give one of its files"),
+        ("/dev/null", None, "is no file; save what it gives in one"),
+        ("in.jsonl", "nowhere/out.jsonl", "nowhere is not there"),
+    ],
+)
+def test_no_file_is_lost_to_the_answers(tmp_path, file, output, told):
+    (tmp_path / "folder.jsonl").mkdir()
+    for name in ("in.jsonl", "in.quarantine.jsonl"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(FineTuneError, match=told):
+        predicting._output(tmp_path / file, tmp_path / output if output else None)
+
+
+def test_files_whose_names_hold_dots_have_answers_of_their_own(tmp_path):
+    found = []
+    for name in ("2026.01.jsonl", "2026.02.jsonl.gz", "rows.csv", ".hidden"):
+        (tmp_path / name).write_text("{}")
+        output = predicting._output(tmp_path / name, None)
+        found.append((output.name, left_beside(output).name))
+    assert found == [
+        ("2026.01.predictions.jsonl", "2026.01.quarantine.jsonl"),
+        ("2026.02.predictions.jsonl", "2026.02.quarantine.jsonl"),
+        ("rows.predictions.jsonl", "rows.quarantine.jsonl"),
+        (".hidden.predictions.jsonl", ".hidden.quarantine.jsonl"),
+    ]
 
 
 def test_the_commands_import_no_torch_until_the_worker_runs():

@@ -1,7 +1,9 @@
 """Sources and the store on an S3 server on loopback."""
 
 import dagster as dg
+import fsspec
 import pytest
+from publishing import publish_to
 from test_automation import BAD, Place, rows
 
 from ft_assets.assets.raw_corpus import copy_batch
@@ -9,6 +11,7 @@ from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.batches import batch_state
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.location import access_errors, files_of, find_batches, in_words
+from ft_assets.core.publish import FolderTarget, PublishedFile, folder_of, is_champion
 from resources.environment import Settings, catalog
 
 
@@ -58,6 +61,29 @@ def test_a_bucket_that_is_not_there_is_named(bucket):
     with pytest.raises(access_errors()) as raised:
         find_batches("s3://no-such-bucket-here/data")
     assert "not there" in in_words(raised.value)
+
+
+def test_a_release_in_a_bucket_is_whole_and_what_another_machine_damages_is_seen(bucket, tmp_path):
+    weights = tmp_path / "model.gguf"
+    weights.write_bytes(b"GGUF" + b"w" * 100)
+    files = [PublishedFile("README.md", b"card"), PublishedFile("quantized/model.gguf", weights)]
+    target, folder = FolderTarget(bucket.url("out")), folder_of("a" * 64)
+    publish_to(target, "a" * 64, files, lambda line: None)
+    assert target.missing(folder, files) == []
+    assert is_champion(target, "a" * 64)
+    bucket.put(f"out/{folder}/quantized/model.gguf", "short")
+    assert target.missing(folder, files) == ["quantized/model.gguf"]
+    publish_to(target, "a" * 64, files, lambda line: None)
+    assert target.missing(folder, files) == []
+
+
+def test_a_bucket_without_keys_to_it_is_told_in_words(bucket, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    fsspec.filesystem("s3").clear_instance_cache()
+    with pytest.raises(FineTuneError, match=r"cannot be read .*credentials"):
+        FolderTarget(bucket.url()).read_pointer()
 
 
 @pytest.mark.graph

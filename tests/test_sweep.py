@@ -107,7 +107,7 @@ def test_a_killed_sweep_goes_on_to_what_it_would_have_come_to(unswept: Workshop,
     until(second_is_under_way, 120, "a second trial's checkpoint")
     process.kill()
     process.communicate()
-    until(lambda: not shop.workers(), 10, "the workers' end")
+    until(lambda: not shop.workers(), 90, "the workers' end")
     before = manifests(shop, "sft_trial")
     assert 0 < len(before) < 3
     assert shop.status()["sft_sweep"]["status"] == "partial"

@@ -78,5 +78,5 @@ def test_an_asset_shows_its_plot(webserver: str, asset: str, plot: str) -> None:
             pictures = "[...document.images].some(i => i.src.startsWith('data:image/png') && i.naturalWidth > 100)"
             return bool(window.execute_script(f"return {pictures}"))
 
-        until(drawn, 30, f"the picture of the {plot}")
+        until(drawn, 90, f"the picture of the {plot}")
         screenshot(window, f"{asset}.png")

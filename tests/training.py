@@ -12,7 +12,7 @@ from classifying import tickets
 from splitting import TEST, TRAINING, Splits, Splitter, documents, pairs, talks
 
 from ft_assets.core.artifact import Artifact
-from ft_assets.core.lineage import Stage
+from ft_assets.core.stage import Stage
 from ft_assets.recipes.schema import Hardware
 from ft_assets.worker import train
 

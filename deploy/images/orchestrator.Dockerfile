@@ -7,7 +7,7 @@ ARG BASE=python:3.12-slim-bookworm
 FROM ${BASE} AS build
 # What goes to pip as it is: another index, say. A proxy's password belongs in a build secret, not here.
 ARG PIP_ARGS=""
-ARG EXTRAS=postgres,s3
+ARG EXTRAS=postgres,s3,signing
 WORKDIR /project
 RUN python -m venv /opt/ft
 COPY pyproject.toml README.md constraints.txt definitions.py ./
@@ -20,7 +20,8 @@ FROM ${BASE}
 RUN groupadd --gid 1000 ft && useradd --uid 1000 --gid 1000 --create-home --home-dir /home/ft ft \
  && mkdir -p /opt/dagster/home && chown ft:ft /opt/dagster/home
 COPY --from=build /opt/ft /opt/ft
-ENV PATH=/opt/ft/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 DAGSTER_HOME=/opt/dagster/home MPLCONFIGDIR=/tmp/matplotlib
+ENV PATH=/opt/ft/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 DAGSTER_HOME=/opt/dagster/home \
+    MPLCONFIGDIR=/tmp/matplotlib HF_HOME=/tmp/huggingface
 WORKDIR /home/ft
 USER 1000:1000
 CMD ["dagster", "code-server", "start", "-h", "0.0.0.0", "-p", "3030", "-m", "definitions"]

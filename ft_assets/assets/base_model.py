@@ -3,7 +3,8 @@
 import dagster as dg
 
 from ft_assets.assets.making import make_stage_in_worker
-from ft_assets.core.lineage import CODE_VERSIONS, base_stage
+from ft_assets.core.lineage import base_stage
+from ft_assets.core.stage import CODE_VERSIONS
 from ft_assets.recipes.base import base_identity
 from resources.catalog import CatalogResource
 from resources.launching import Launcher

@@ -10,8 +10,8 @@ from ft_assets.assets.partitions import PREDICTIONS
 from ft_assets.assets.showing import counts_table
 from ft_assets.assets.training import GPU_POOL
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.predicting import find_model, prediction_stage, rows_of, split_prediction_key
+from ft_assets.core.stage import CODE_VERSIONS
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource

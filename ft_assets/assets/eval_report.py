@@ -11,8 +11,9 @@ from ft_assets.assets.showing import bullets, image, picture
 from ft_assets.assets.training import GPU_POOL
 from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.batches import SHUT_OUT
-from ft_assets.core.lineage import CODE_VERSIONS, parts
+from ft_assets.core.lineage import parts
 from ft_assets.core.recipe_run import RecipeRun
+from ft_assets.core.stage import CODE_VERSIONS
 from ft_assets.report.contestants import UNTRAINED
 from resources.catalog import CatalogResource
 from resources.launching import Launcher

@@ -12,9 +12,9 @@ from ft_assets.assets.showing import import_plots
 from ft_assets.core.artifact import Artifact, ArtifactStore, Manifest, Staging
 from ft_assets.core.batches import RUN_DATA, RUN_PUBLISHED, recipe_batches
 from ft_assets.core.errors import CorruptArtifact, MissingInput
-from ft_assets.core.lineage import Stage
 from ft_assets.core.recipe_run import RecipeRun, stages_of
 from ft_assets.core.recipe_run import execution as told_by
+from ft_assets.core.stage import Stage
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.schema import Recipe
 from resources.catalog import CatalogResource

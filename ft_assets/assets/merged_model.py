@@ -6,8 +6,8 @@ import dagster as dg
 
 from ft_assets.assets.making import make_in_worker, recipe_run
 from ft_assets.assets.training import GPU_POOL
-from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.parity import REMEDY, faults
+from ft_assets.core.stage import CODE_VERSIONS
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource

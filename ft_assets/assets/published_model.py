@@ -12,10 +12,10 @@ from ft_assets.core import champion
 from ft_assets.core.artifact import Staging
 from ft_assets.core.batches import TRAINED_ON
 from ft_assets.core.gate import require_passed
-from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.publish import PublishedFile, Target, folder_of, is_champion, pointer_to, refuse_pickles
 from ft_assets.core.recipe_run import RecipeRun
 from ft_assets.core.signing import SIGNATURE
+from ft_assets.core.stage import CODE_VERSIONS
 from resources.catalog import CatalogResource
 from resources.store import StoreResource
 from resources.target import TargetResource

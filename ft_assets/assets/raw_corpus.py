@@ -13,8 +13,9 @@ from ft_assets.core.artifact import Staging
 from ft_assets.core.batches import RAW, ingesting
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.lineage import CODE_VERSIONS, raw_stage
+from ft_assets.core.lineage import raw_stage
 from ft_assets.core.location import File, Files, access_errors, difference, files_of, in_words
+from ft_assets.core.stage import CODE_VERSIONS
 from resources.catalog import CatalogResource
 from resources.store import StoreResource
 

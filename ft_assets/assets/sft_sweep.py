@@ -7,8 +7,8 @@ import dagster as dg
 from ft_assets.assets.making import Made, make_in_worker, recipe_run
 from ft_assets.assets.showing import image
 from ft_assets.assets.training import DEPS, GPU_POOL
-from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.recipe_run import placed, placement
+from ft_assets.core.stage import CODE_VERSIONS
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource

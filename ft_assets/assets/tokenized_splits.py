@@ -7,7 +7,8 @@ import dagster as dg
 from ft_assets.assets.making import make_in_worker, recipe_run
 from ft_assets.assets.showing import counts_table, image, table_schema
 from ft_assets.core.labels import FEW_ROWS
-from ft_assets.core.lineage import CODE_VERSIONS, parts
+from ft_assets.core.lineage import parts
+from ft_assets.core.stage import CODE_VERSIONS
 from ft_assets.recipes.schema import HELD_OUT_ROLES
 from resources.catalog import CatalogResource
 from resources.launching import Launcher

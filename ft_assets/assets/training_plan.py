@@ -7,9 +7,9 @@ import dagster as dg
 from ft_assets.assets.making import make_here, recipe_run
 from ft_assets.assets.showing import image, table_schema
 from ft_assets.core.artifact import Staging
-from ft_assets.core.lineage import CODE_VERSIONS
 from ft_assets.core.plan import StagePlan, as_json
 from ft_assets.core.recipe_run import plans
+from ft_assets.core.stage import CODE_VERSIONS
 from ft_assets.report.placing import duration, plan_row
 from resources.catalog import CatalogResource
 from resources.store import StoreResource

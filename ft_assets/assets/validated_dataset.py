@@ -10,8 +10,9 @@ from ft_assets.assets.showing import counts_table, image, table_schema
 from ft_assets.core.artifact import Staging
 from ft_assets.core.batches import below_threshold, ingesting, rows_conserved
 from ft_assets.core.errors import MissingInput
-from ft_assets.core.lineage import CODE_VERSIONS, validated_stage
+from ft_assets.core.lineage import validated_stage
 from ft_assets.core.quarantine import COLUMNS
+from ft_assets.core.stage import CODE_VERSIONS
 from resources.catalog import CatalogResource
 from resources.store import StoreResource
 

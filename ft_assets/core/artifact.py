@@ -25,12 +25,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import quote, unquote
-
-import fsspec
 
 from ft_assets.core.canonical import sha256_file
+from ft_assets.core.durable import sync, write_durably
 from ft_assets.core.errors import CorruptArtifact
+from ft_assets.core.refs import Refs
 
 MANIFEST = "manifest.json"
 STAGING_DAYS = 1  # what a writer left in staging for longer is debris of a killed one
@@ -115,7 +114,7 @@ class Staging:
         self.linked[name] = {"sha256": entry["sha256"], "bytes": entry["bytes"]}
 
 
-class ArtifactStore:
+class ArtifactStore(Refs):
     """Finds, verifies and commits artifacts under one root.
 
     Args:
@@ -127,15 +126,10 @@ class ArtifactStore:
     _verified: ClassVar[set[tuple[str, int]]] = set()
 
     def __init__(self, root: str, local: Path | None = None):
-        self.root = root
-        self.fs, self.base = fsspec.core.url_to_fs(root)
-        self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        super().__init__(root)
         if not self.is_local and local is None:
             raise ValueError(f"a store at {root} needs a local folder for staging and scratch")
         self.local = Path(self.base) if self.is_local else Path(local or "")
-
-    def _key(self, *parts: str) -> str:
-        return "/".join([self.base.rstrip("/"), *parts])
 
     def scratch(self, fingerprint: str) -> Path:
         """Where partial work of this fingerprint lives; it outlives a killed run and goes when the artifact is made."""
@@ -283,7 +277,7 @@ class ArtifactStore:
         if self.lookup(manifest.stage, manifest.fingerprint) is not None:
             return
         if self.is_local:
-            _write_durably(folder / MANIFEST, text)
+            write_durably(folder / MANIFEST, text)
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.rename(folder, target)
@@ -294,7 +288,7 @@ class ArtifactStore:
                     return
                 shutil.rmtree(target)
                 os.rename(folder, target)
-            _sync_folder(Path(target).parent)
+            sync(Path(target).parent)
         else:
             attempt = uuid.uuid4().hex[:8]
             files = {name: {**entry, "at": f"{attempt}/{name}"} for name, entry in manifest.files.items()}
@@ -314,70 +308,6 @@ class ArtifactStore:
 
     def clear_scratch(self, fingerprint: str) -> None:
         shutil.rmtree(self.local / ".scratch" / fingerprint, ignore_errors=True)
-
-    def set_ref(self, kind: str, key: str, value: dict[str, Any]) -> None:
-        """Points a name at something, atomically on a local store."""
-        path = self._key("refs", kind, f"{quote(key, safe='@')}.json")
-        self.fs.makedirs(os.path.dirname(path), exist_ok=True)
-        if self.is_local:
-            temporary = Path(f"{path}.{uuid.uuid4().hex[:8]}")
-            _write_durably(temporary, json.dumps(value))
-            os.replace(temporary, path)
-        else:
-            self.fs.pipe_file(path, json.dumps(value).encode())
-
-    def create_ref(self, kind: str, key: str, value: dict[str, Any]) -> bool:
-        """Points a name at something where it points at nothing yet, and says whether it did: of two writers one does.
-
-        On a local store that is sure. On an object store it is as sure as its exclusive write (S3's ``If-None-Match``).
-        """
-        path = self._key("refs", kind, f"{quote(key, safe='@')}.json")
-        self.fs.makedirs(os.path.dirname(path), exist_ok=True)
-        if not self.is_local:
-            try:
-                self.fs.pipe_file(path, json.dumps(value).encode(), mode="create")
-            except FileExistsError:
-                return False
-            return True
-        temporary = Path(f"{path}.{uuid.uuid4().hex[:8]}")
-        _write_durably(temporary, json.dumps(value))
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
-        _sync_folder(Path(path).parent)
-        return True
-
-    def drop_ref(self, kind: str, key: str) -> None:
-        """Forgets a name; what it pointed to stays."""
-        with suppress(FileNotFoundError):
-            self.fs.rm_file(self._key("refs", kind, f"{quote(key, safe='@')}.json"))
-
-    def ref_names(self, kind: str, prefix: str) -> list[str]:
-        """Every name of a kind that starts with ``prefix``, in order."""
-        self.fs.invalidate_cache()  # another process may have added names since this one listed them
-        try:
-            paths = self.fs.ls(self._key("refs", kind), detail=False)
-        except FileNotFoundError:
-            return []
-        names = (unquote(os.path.basename(path).removesuffix(".json")) for path in paths if path.endswith(".json"))
-        return sorted(name for name in names if name.startswith(prefix))
-
-    def refs(self, kind: str, prefix: str) -> dict[str, dict[str, Any]]:
-        """Every name of a kind that starts with ``prefix``, and what it points to, in name order."""
-        found = {name: self.get_ref(kind, name) for name in self.ref_names(kind, prefix)}
-        return {name: value for name, value in found.items() if value is not None}
-
-    def get_ref(self, kind: str, key: str) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = json.loads(
-                self.fs.cat_file(self._key("refs", kind, f"{quote(key, safe='@')}.json"))
-            )
-        except FileNotFoundError:
-            return None
-        return found
 
 
 def _manifest_text(manifest: Manifest) -> str:
@@ -412,22 +342,6 @@ def _hash_files(folder: Path, known: dict[str, dict[str, Any]]) -> dict[str, dic
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in known:
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
+            sync(path)
             files[name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
     return files
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,16 +5,18 @@ one writer alone can create. Another that read the same record before reads agai
 
     {"recipe", "champion": release,
      "history": [{"release", "evaluation", "merged": [made_by, fingerprint], "folder", "to": url, "published_at": ISO 8601,
-                  "override": null | {"by", "reason", "at", "conditions"}, "withdrawn": null | {"by", "reason", "at"}}, ...]}
+                  "override": null | {"by", "reason", "at", "conditions"}, "withdrawn": null | {"by", "reason", "at"},
+                  "instead_of": null | release}, ...]}
 
-``release`` is a published_model's fingerprint; the newest entry is the last. A release that was published again has two
-entries, of which the later counts.
+``release`` is a published_model's fingerprint, ``instead_of`` the champion that it took the place of; the newest entry is the
+last. A release that was published again has two entries, of which the later counts.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ft_assets.core.artifact import ArtifactStore
+from ft_assets.core.contestants import incumbent
 from ft_assets.core.errors import FineTuneError
 
 CHAMPION = "champion"  # ref: a recipe's record, by its number
@@ -45,18 +47,16 @@ def entry_of(record: Record, release: str) -> dict[str, Any] | None:
 
 
 def published(record: Record | None) -> tuple[Merged, ...]:
-    """The merged models a candidate may be judged against: the champion's, then those published before it and not withdrawn."""
-    if record is None:
-        return ()
-    at = max(index for index, entry in enumerate(record["history"]) if entry["release"] == record["champion"])
-    before = [entry for entry in record["history"][:at] if not entry["withdrawn"]]
-    found = [_merged(entry) for entry in [record["history"][at], *reversed(before)]]
-    return tuple(dict.fromkeys(found))
-
-
-def incumbent(found: tuple[Merged, ...], merged: str) -> Merged | None:
-    """Of published models the first that is not the candidate's own (by its merged model's fingerprint)."""
-    return next((other for other in found if other[1] != merged), None)
+    """The merged models a candidate may be judged against: the champion's, then that of the release whose place it took, and so
+    on. So the champion itself is judged again as it was before it was published, whatever else was published or withdrawn.
+    """
+    found: dict[str, Merged] = {}
+    release = record["champion"] if record else None
+    while record and release and release not in found:
+        entry = entry_of(record, release)
+        assert entry is not None, "a champion has been published"
+        found[release], release = _merged(entry), entry.get("instead_of")
+    return tuple(dict.fromkeys(found.values()))
 
 
 def withdrawn(record: Record | None, release: str, merged: str) -> dict[str, Any] | None:
@@ -94,7 +94,8 @@ def promote(store: ArtifactStore, recipe: str, entry: Mapping[str, Any], seen: t
                 f"release {entry['release'][:16]} of {recipe} was judged when its incumbent was {_text(against)}; by now it is "
                 f"{_text(now)}, so another run published or withdrew one. To judge it against that: ft run {recipe}"
             )
-        history = [*(record["history"] if record else ()), dict(entry)]
+        before = record or {"champion": None, "history": []}
+        history = [*before["history"], {**entry, "instead_of": before["champion"]}]
         return {"recipe": recipe, "champion": entry["release"], "history": history}
 
     return _change(store, recipe, change)

@@ -8,9 +8,22 @@ from pathlib import Path
 from ft_assets.core.artifact import Artifact, ArtifactStore, Staging
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import CorruptArtifact, FineTuneError
-from ft_assets.core.lineage import Stage, raw_stage, validated_stage
+from ft_assets.core.lineage import raw_stage, validated_stage
 from ft_assets.core.predicting import FILE
+from ft_assets.core.stage import Stage
+from ft_assets.core.unpack import PACKINGS
 from ft_assets.recipes.schema import Source
+
+
+def answers_beside(file: Path) -> Path:
+    """Where a file's answers go if nobody says it: those of ``rows.jsonl.gz`` to ``rows.predictions.jsonl``."""
+    plain = Path(file.stem if file.suffix.lower() in PACKINGS else file.name)
+    return file.with_name(f"{plain.stem}.predictions.jsonl")
+
+
+def left_beside(output: Path) -> Path:
+    """Where the rows without an answer go: ``rows.quarantine.jsonl`` beside ``rows.predictions.jsonl`` or ``rows.parquet``."""
+    return output.with_name(f"{output.stem.removesuffix('.predictions')}.quarantine.jsonl")
 
 
 def ingest_file(store: ArtifactStore, file: Path, source: Source) -> Artifact:

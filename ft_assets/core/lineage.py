@@ -9,40 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ft_assets.core.auto_round import FORM as AUTO_ROUND
-from ft_assets.core.canonical import fingerprint
-from ft_assets.core.contestants import STAGES, contestants
+from ft_assets.core.contestants import answer_stages
+from ft_assets.core.stage import Entry, Stage, make_stage
 from ft_assets.recipes.evaluation import candidate
 from ft_assets.recipes.schema import HELD_OUT_ROLES, SOURCE_ROLES, TRAINING_ROLES, Recipe, Source
-
-CODE_VERSIONS = {
-    "raw_corpus": "1",
-    "validated_dataset": "3",
-    "base_model": "1",
-    "prepared_batch": "4",
-    "overlap": "2",
-    "judged_batch": "2",
-    "questions": "1",
-    "split_shard": "1",
-    "tokenized_splits": "5",
-    "training_plan": "3",
-    "cpt_adapter": "2",
-    "sft_trial": "1",
-    "sft_sweep": "1",
-    "sft_adapter": "2",
-    "reward_model": "2",
-    "policy": "2",
-    "classifier": "1",
-    "merged_model": "2",
-    "quantized_model": "3",
-    "answers": "1",
-    "memorized": "1",
-    "rewarded": "1",
-    "lm_eval": "1",
-    "evaluation": "2",
-    "eval_report": "2",
-    "published_model": "2",
-    "batch_predictions": "1",
-}
+from ft_assets.recipes.training import Training
 
 DATA_ASSETS = ("raw_corpus", "validated_dataset")
 MODEL_ASSETS = (
@@ -76,42 +47,6 @@ PREPARED_BY = {
 }
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One artifact to be: ``upstream`` gives (stage, fingerprint) by role. ``passes`` names the stage whose artifact
-    stands in where the recipe leaves this one out; then the fingerprint is that one's.
-    """
-
-    name: str
-    identity: dict[str, Any]
-    upstream: dict[str, tuple[str, str]]
-    fingerprint: str
-    passes: str | None = None
-
-    @property
-    def code_version(self) -> str:
-        return CODE_VERSIONS[self.name]
-
-    @property
-    def made_by(self) -> str:
-        return self.passes or self.name
-
-    def request(self) -> dict[str, Any]:
-        """What a worker is told of it."""
-        return {
-            "stage": self.name,
-            "fingerprint": self.fingerprint,
-            "code_version": self.code_version,
-            "identity": self.identity,
-            "upstream": {role: list(entry) for role, entry in self.upstream.items()},
-        }
-
-
-def make_stage(name: str, identity: dict[str, Any], upstream: Mapping[str, tuple[str, str]]) -> Stage:
-    digest = fingerprint(name, CODE_VERSIONS[name], identity, {role: entry[1] for role, entry in upstream.items()})
-    return Stage(name, identity, dict(upstream), digest)
-
-
 def raw_stage(source_name: str, source: Source, files: Mapping[str, str]) -> Stage:
     """``files``: sha-256 of each file of the batch by its path inside the batch."""
     return make_stage("raw_corpus", {"source": source_name, "kind": source.kind, "files": dict(files)}, {})
@@ -139,7 +74,7 @@ class Inputs:
     validated: dict[str, dict[str, str]]
     base_fingerprint: str
     base_content: str
-    published: tuple[tuple[str, str], ...] = ()
+    published: tuple[Entry, ...] = ()
     overrides: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -147,92 +82,178 @@ def model_stages(recipe: Recipe, inputs: Inputs) -> dict[str, Stage]:
     """Every model asset's stage of a recipe, and those behind them: ``evaluation`` of ``eval_report``, and what is made on the
     way (:data:`ON_THE_WAY`).
     """
-    base = ("base_model", inputs.base_fingerprint)
-    stages = {"base_model": Stage("base_model", {}, {}, inputs.base_fingerprint)}
+    adding = _Adding(recipe, inputs)
+    adding.data()
+    adding.training()
+    adding.forms()
+    adding.stages |= answer_stages(recipe, adding.made, inputs.published, inputs.base_content)
+    adding.evaluation()
+    adding.report_and_release()
+    return adding.stages
 
-    def add(name: str, identity: dict[str, Any], **upstream: tuple[str, str]) -> Stage:
+
+class _Adding:
+    """The stages of a recipe, each added after those it stands on."""
+
+    def __init__(self, recipe: Recipe, inputs: Inputs):
+        self.recipe, self.inputs = recipe, inputs
+        self.base = ("base_model", inputs.base_fingerprint)
+        self.stages = {"base_model": Stage("base_model", {}, {}, inputs.base_fingerprint)}
+
+    def add(self, name: str, identity: dict[str, Any], **upstream: Entry) -> Stage:
         if "base_model" in upstream:
-            identity = {**identity, "base_content": inputs.base_content}
-        stages[name] = make_stage(name, identity, upstream)
-        return stages[name]
+            identity = {**identity, "base_content": self.inputs.base_content}
+        self.stages[name] = make_stage(name, identity, upstream)
+        return self.stages[name]
 
-    def pass_through(name: str, parent: tuple[str, str]) -> None:
-        stages[name] = Stage(name, {}, {"parent": parent}, parent[1], passes=parent[0])
+    def pass_through(self, name: str, parent: str) -> None:
+        entry = self.made(parent)
+        self.stages[name] = Stage(name, {}, {"parent": entry}, entry[1], passes=entry[0])
 
-    def made(name: str) -> tuple[str, str]:
-        return stages[name].made_by, stages[name].fingerprint
+    def made(self, name: str) -> Entry:
+        return self.stages[name].made_by, self.stages[name].fingerprint
 
-    validated = {
-        f"{role}:{key}": ("validated_dataset", digest)
-        for role, batches in inputs.validated.items()
-        for key, digest in sorted(batches.items(), key=lambda entry: precedence(entry[0]))
-    }
-    stages |= _batch_stages(recipe, inputs, base, validated)
-    data = recipe.data.model_dump(exclude={*SOURCE_ROLES, "triggers"})
-    data["epochs"] = {source: times for source, times in data["epochs"].items() if times != 1}
-    held_out = {name: entry for name, entry in validated.items() if name.partition(":")[0] in HELD_OUT_ROLES}
-    stages["questions"] = make_stage("questions", {}, held_out)
-    of_batches = {name: stage.fingerprint for name, stage in on_the_way(stages, "tokenized_splits").items()}
-    stages["tokenized_splits"] = make_stage(
-        "tokenized_splits",
-        {"data": data, "seed": recipe.seed, "base_content": inputs.base_content, "batches": of_batches},
-        {"base_model": base, **validated},
-    )
-    splits = made("tokenized_splits")
-    stages["training_plan"] = make_stage(
-        "training_plan",
-        {"recipe": _planned(recipe)},
-        {"base_model": base, "tokenized_splits": splits},
-    )
-
-    common = {"seed": recipe.seed, "adapter": recipe.adapter.model_dump(), "max_length": recipe.data.max_length}
-    if recipe.cpt is None:
-        pass_through("cpt_adapter", base)
-    else:
-        settings = {**common, "training": recipe.cpt.model_dump()}
-        add("cpt_adapter", settings, base_model=base, tokenized_splits=splits)
-    cpt = made("cpt_adapter")
-    _add_sft(add, pass_through, recipe, common, {"base_model": base, "tokenized_splits": splits, **_adapter(cpt)}, cpt)
-    sft = made("sft_adapter")
-    if recipe.reward is None:
-        pass_through("reward_model", sft)
-    else:
-        add(
-            "reward_model",
-            {**common, "training": recipe.reward.model_dump()},
-            base_model=base,
-            tokenized_splits=splits,
-            **_adapter(sft),
+    def data(self) -> None:
+        """Up to ``training_plan``."""
+        recipe, inputs = self.recipe, self.inputs
+        validated = {
+            f"{role}:{key}": ("validated_dataset", digest)
+            for role, batches in inputs.validated.items()
+            for key, digest in sorted(batches.items(), key=lambda entry: precedence(entry[0]))
+        }
+        self.stages |= _batch_stages(recipe, inputs, self.base, validated)
+        data = recipe.data.model_dump(exclude={*SOURCE_ROLES, "triggers"})
+        data["epochs"] = {source: times for source, times in data["epochs"].items() if times != 1}
+        held_out = {name: entry for name, entry in validated.items() if name.partition(":")[0] in HELD_OUT_ROLES}
+        self.stages["questions"] = make_stage("questions", {}, held_out)
+        of_batches = {name: stage.fingerprint for name, stage in on_the_way(self.stages, "tokenized_splits").items()}
+        identity = {"data": data, "seed": recipe.seed, "batches": of_batches}
+        splits = self.add("tokenized_splits", identity, base_model=self.base, **validated)
+        self.stages["training_plan"] = make_stage(
+            "training_plan",
+            {"recipe": _planned(recipe)},
+            {"base_model": self.base, "tokenized_splits": (splits.name, splits.fingerprint)},
         )
-    if recipe.policy is None:
-        pass_through("policy", sft)
-    else:
-        add(
-            "policy",
-            {**common, "training": recipe.policy.model_dump(), "rows": recipe.policy_role},
-            base_model=base,
-            tokenized_splits=splits,
-            **_adapter(sft),
-            **({"reward_model": made("reward_model")} if recipe.policy.online else {}),
-        )
-    if recipe.classifier is None:
-        pass_through("classifier", made("policy"))
-    else:
-        settings = {**common, "training": recipe.classifier.model_dump()}
-        add("classifier", settings, base_model=base, tokenized_splits=splits)
-    if recipe.merges:
-        add("merged_model", {}, base_model=base, **_adapter(made("policy")))
-    else:
-        pass_through("merged_model", made("classifier"))
-    if recipe.quantize:
-        learned = {"tokenized_splits": splits} if AUTO_ROUND in recipe.quantize else {}
-        settings = {"formats": sorted(set(recipe.quantize)), **({"seed": recipe.seed} if learned else {})}
-        add("quantized_model", settings, merged_model=made("merged_model"), **learned)
-    else:
-        pass_through("quantized_model", made("merged_model"))
-    _add_answers(stages, recipe, inputs, made)
-    _add_evaluation(add, recipe, base, splits, made, stages, inputs.overrides)
-    return stages
+
+    def training(self) -> None:
+        """Every stage that trains, each on what the one before it made."""
+        self._trained("cpt_adapter", self.recipe.cpt, "base_model")
+        self._sft()
+        self._trained("reward_model", self.recipe.reward, "sft_adapter")
+        policy = self.recipe.policy
+        rewarding = {"reward_model": self.made("reward_model")} if policy and policy.online else {}
+        self._trained("policy", policy, "sft_adapter", {"rows": self.recipe.policy_role}, rewarding)
+        self._trained("classifier", self.recipe.classifier, "policy", continues=False)
+
+    def _trained(
+        self,
+        name: str,
+        training: Training | None,
+        parent: str,
+        more: Mapping[str, Any] | None = None,
+        beside: Mapping[str, Entry] | None = None,
+        continues: bool = True,
+    ) -> None:
+        """A stage that goes on from its parent's adapter, if it ``continues``; its parent's artifact where it is left out."""
+        if training is None:
+            self.pass_through(name, parent)
+            return
+        settings = {**self._common(), "training": training.model_dump(), **(more or {})}
+        self.add(name, settings, **self._trains_on(parent if continues else "base_model"), **(beside or {}))
+
+    def _common(self) -> dict[str, Any]:
+        recipe = self.recipe
+        return {"seed": recipe.seed, "adapter": recipe.adapter.model_dump(), "max_length": recipe.data.max_length}
+
+    def _trains_on(self, parent: str) -> dict[str, Entry]:
+        return {"base_model": self.base, "tokenized_splits": self.made("tokenized_splits"), **self._adapter(parent)}
+
+    def _adapter(self, parent: str) -> dict[str, Entry]:
+        """The adapter a stage continues; none where its parent is the base model itself."""
+        entry = self.made(parent)
+        return {} if entry[0] == "base_model" else {"adapter": entry}
+
+    def _sft(self) -> None:
+        """``sft_sweep`` and ``sft_adapter``. The settings of an adapter that a sweep decides are known when the sweep is made;
+        its fingerprint is known before, as it names the sweep in their place.
+        """
+        recipe, common = self.recipe, self._common()
+        if recipe.sft is None or recipe.hyperparameters is None:
+            self.pass_through("sft_sweep", "cpt_adapter")
+            self._trained("sft_adapter", recipe.sft, "cpt_adapter")
+            return
+        upstream = self._trains_on("cpt_adapter")
+        tried = {"training": recipe.sft.model_dump(), "sweep": recipe.hyperparameters.model_dump()}
+        sweep = self.add("sft_sweep", {**common, **tried}, **upstream)
+        chosen = {**common, "adapter": BEST_TRIAL, "training": BEST_TRIAL}
+        self.add("sft_adapter", chosen, **upstream, sft_sweep=("sft_sweep", sweep.fingerprint))
+
+    def forms(self) -> None:
+        """What is made of the trained model: merged, and quantized."""
+        recipe = self.recipe
+        if recipe.merges:
+            self.add("merged_model", {}, base_model=self.base, **self._adapter("policy"))
+        else:
+            self.pass_through("merged_model", "classifier")
+        if recipe.quantize:
+            learned = {"tokenized_splits": self.made("tokenized_splits")} if AUTO_ROUND in recipe.quantize else {}
+            settings = {"formats": sorted(set(recipe.quantize)), **({"seed": recipe.seed} if learned else {})}
+            self.add("quantized_model", settings, merged_model=self.made("merged_model"), **learned)
+        else:
+            self.pass_through("quantized_model", "merged_model")
+
+    def _of(self, wanted: Mapping[str, Any]) -> dict[str, Entry]:
+        """Those stages that the recipe wants."""
+        return {name: self.made(name) for name, setting in wanted.items() if setting}
+
+    def evaluation(self) -> None:
+        recipe = self.recipe
+        on_way = {name: stage.fingerprint for name, stage in on_the_way(self.stages, "evaluation").items()}
+        upstream = {
+            "base_model": True,
+            "tokenized_splits": True,
+            "merged_model": True,
+            "cpt_adapter": recipe.cpt,
+            "sft_adapter": recipe.sft,
+            "policy": recipe.policy,
+            "classifier": recipe.classifier,
+            "quantized_model": recipe.quantize,
+            "reward_model": recipe.reward,
+        }
+        identity = {
+            "evaluation": recipe.evaluation.model_dump(exclude_none=True),
+            "seed": recipe.seed,
+            "candidate": candidate(recipe),
+            "parts": on_way,
+        }
+        self.add("evaluation", identity, **self._of(upstream))
+
+    def report_and_release(self) -> None:
+        """``eval_report`` and ``published_model``. An override is part of both; it is known by the report's fingerprint
+        without it.
+        """
+        recipe = self.recipe
+        upstream = {
+            "evaluation": True,
+            "tokenized_splits": True,
+            "base_model": True,
+            "merged_model": True,
+            "cpt_adapter": recipe.cpt,
+            "sft_sweep": recipe.hyperparameters,
+            "sft_adapter": recipe.sft,
+            "reward_model": recipe.reward,
+            "policy": recipe.policy,
+            "classifier": recipe.classifier,
+            "quantized_model": recipe.quantize,
+        }
+        judged = {"recipe": recipe.name, **({"gate": recipe.gate} if recipe.gate else {})}
+        report = self.add("eval_report", judged, **self._of(upstream))
+        override = {"override": found} if (found := self.inputs.overrides.get(report.fingerprint)) else {}
+        if override:
+            self.add("eval_report", {**judged, **override}, **self._of(upstream))
+        licence = {"license": recipe.publish.license} if recipe.publish.license else {}
+        released = {"eval_report": True, "merged_model": True, "policy": True, "quantized_model": recipe.quantize}
+        self.add("published_model", {"to": recipe.publish.to, **licence, **override}, **self._of(released))
 
 
 def on_the_way(stages: Mapping[str, Stage], name: str) -> dict[str, Stage]:
@@ -262,9 +283,7 @@ def precedence(key: str) -> tuple[str, str]:
     return batch, source
 
 
-def _batch_stages(
-    recipe: Recipe, inputs: Inputs, base: tuple[str, str], validated: Mapping[str, tuple[str, str]]
-) -> dict[str, Stage]:
+def _batch_stages(recipe: Recipe, inputs: Inputs, base: Entry, validated: Mapping[str, Entry]) -> dict[str, Stage]:
     """What ``tokenized_splits`` makes of each training batch, and so once: ``prepared:ROLE:SOURCE@BATCH``,
     ``overlap:ROLE:SOURCE@BATCH`` where the recipe decontaminates, and ``judged:ROLE:SOURCE@BATCH``, which stands on those
     of the batch before it.
@@ -274,9 +293,9 @@ def _batch_stages(
         {name: entry for name, entry in validated.items() if name.partition(":")[0] in roles}
         for roles in (TRAINING_ROLES, HELD_OUT_ROLES)
     )
-    before: dict[str, dict[str, tuple[str, str]]] = {}
+    before: dict[str, dict[str, Entry]] = {}
 
-    def add(kind: str, stage: Stage) -> tuple[str, str]:
+    def add(kind: str, stage: Stage) -> Entry:
         stages[f"{kind}:{name}"] = stage
         return stage.name, stage.fingerprint
 
@@ -293,124 +312,3 @@ def _batch_stages(
         upstream = {**made, **evaluation, **before.get(role, {})}
         before[role] = {"before": add("judged", make_stage("judged_batch", {"threshold": threshold}, upstream))}
     return stages
-
-
-def _adapter(parent: tuple[str, str]) -> dict[str, tuple[str, str]]:
-    """The adapter a stage continues; none where its parent is the base model itself."""
-    return {} if parent[0] == "base_model" else {"adapter": parent}
-
-
-def _add_sft(
-    add: Any,
-    pass_through: Any,
-    recipe: Recipe,
-    common: dict[str, Any],
-    upstream: dict[str, tuple[str, str]],
-    cpt: tuple[str, str],
-) -> None:
-    """``sft_sweep`` and ``sft_adapter``. The settings of an adapter that a sweep decides are known when the sweep is made;
-    its fingerprint is known before, as it names the sweep in their place.
-    """
-    if recipe.sft is None or recipe.hyperparameters is None:
-        pass_through("sft_sweep", cpt)
-    if recipe.sft is None:
-        pass_through("sft_adapter", cpt)
-        return
-    settings = {**common, "training": recipe.sft.model_dump()}
-    if recipe.hyperparameters is None:
-        add("sft_adapter", settings, **upstream)
-        return
-    sweep = add("sft_sweep", {**settings, "sweep": recipe.hyperparameters.model_dump()}, **upstream)
-    chosen = {**common, "adapter": BEST_TRIAL, "training": BEST_TRIAL}
-    add("sft_adapter", chosen, **upstream, sft_sweep=("sft_sweep", sweep.fingerprint))
-
-
-def _add_answers(stages: dict[str, Stage], recipe: Recipe, inputs: Inputs, made: Any) -> None:
-    """``answers:CONTESTANT``, what each says to the held-out questions. None depends on the training data, on a metric or on
-    another contestant, but where it is shown examples.
-
-    Beside them ``memorized:CONTESTANT``, ``rewarded:CONTESTANT`` and ``lm_eval:CONTESTANT`` of the untrained model and the
-    candidate, where the recipe wants the first and the last, and trains a reward model for the second.
-    """
-    if recipe.classifier is not None:
-        return
-    settings = recipe.evaluation
-    asked = {"max_new_tokens": settings.max_new_tokens, "max_rows": settings.max_rows}
-    splits, compared = made("tokenized_splits"), ("base_zero_shot", candidate(recipe))
-    for name, (identity, upstream) in contestants(recipe, made, inputs.published).items():
-        of_base = {"base_content": inputs.base_content} if "base_model" in upstream else {}
-        own = make_stage("answers", {**asked, **identity, **of_base}, {"questions": made("questions"), **upstream})
-        stages[f"answers:{name}"] = own
-        if name in compared and settings.memorization:
-            sample = {"rows": settings.memorization, "seed": recipe.seed, **of_base}
-            stages[f"memorized:{name}"] = make_stage("memorized", sample, {**upstream, "tokenized_splits": splits})
-        if name in compared and recipe.reward is not None:
-            judged = {"answers": ("answers", own.fingerprint), "reward_model": made("reward_model")}
-            stages[f"rewarded:{name}"] = make_stage("rewarded", {}, judged)
-        if name in compared and settings.lm_eval:
-            tasks = {"tasks": sorted(set(settings.lm_eval)), "max_rows": settings.max_rows, **of_base}
-            stages[f"lm_eval:{name}"] = make_stage("lm_eval", tasks, upstream)
-
-
-def _add_evaluation(
-    add: Any,
-    recipe: Recipe,
-    base: tuple[str, str],
-    splits: tuple[str, str],
-    made: Any,
-    stages: Mapping[str, Stage],
-    overrides: Mapping[str, dict[str, Any]],
-) -> None:
-    answering = {stage: made(stage) for name, stage in STAGES.items() if getattr(recipe, name) is not None}
-    answering |= {"classifier": made("classifier")} if recipe.classifier else {}
-    quantized = {"quantized_model": made("quantized_model")} if recipe.quantize else {}
-    on_way = {name: stage.fingerprint for name, stage in on_the_way(stages, "evaluation").items()}
-    add(
-        "evaluation",
-        {
-            "evaluation": recipe.evaluation.model_dump(exclude_none=True),
-            "seed": recipe.seed,
-            "candidate": candidate(recipe),
-            "parts": on_way,
-        },
-        base_model=base,
-        tokenized_splits=splits,
-        merged_model=made("merged_model"),
-        **answering,
-        **quantized,
-        **({"reward_model": made("reward_model")} if recipe.reward else {}),
-    )
-    trained = {
-        name: made(name)
-        for name, wanted in (
-            ("cpt_adapter", recipe.cpt),
-            ("sft_sweep", recipe.hyperparameters),
-            ("sft_adapter", recipe.sft),
-            ("reward_model", recipe.reward),
-            ("policy", recipe.policy),
-            ("classifier", recipe.classifier),
-        )
-        if wanted
-    }
-    gate = {"gate": recipe.gate} if recipe.gate else {}
-    shown = {
-        "evaluation": made("evaluation"),
-        "tokenized_splits": splits,
-        "base_model": base,
-        "merged_model": made("merged_model"),
-        **trained,
-        **quantized,
-    }
-    judged = add("eval_report", {"recipe": recipe.name, **gate}, **shown)
-    override = {"override": found} if (found := overrides.get(judged.fingerprint)) else {}
-    if override:
-        add("eval_report", {"recipe": recipe.name, **gate, **override}, **shown)
-    licence = {"license": recipe.publish.license} if recipe.publish.license else {}
-    add(
-        "published_model",
-        {"to": recipe.publish.to, **licence, **override},
-        eval_report=made("eval_report"),
-        merged_model=made("merged_model"),
-        policy=made("policy"),
-        **quantized,
-    )

@@ -7,8 +7,8 @@ from ft_assets.core import champion
 from ft_assets.core.artifact import ArtifactStore, Manifest
 from ft_assets.core.batches import RAW, batch_state
 from ft_assets.core.errors import FineTuneError, MissingInput
-from ft_assets.core.lineage import Stage, make_stage
 from ft_assets.core.recipe_run import stages_of
+from ft_assets.core.stage import Stage, make_stage
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.predictions import CHAMPION, STAGES, kind_of_predictions, model_names
 from ft_assets.recipes.schema import FORMATS, Recipe, Source

@@ -11,8 +11,8 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import FineTuneError
+from ft_assets.core.location import access_errors, in_words
 from ft_assets.core.shape import read_safetensors_header
 
 ALLOWED = (".safetensors", ".gguf", ".json", ".jinja", ".txt", ".md", ".html", ".model", ".yaml", ".sig")
@@ -142,11 +143,17 @@ def refuse_pickles(files: Iterable[PublishedFile]) -> None:
 
 
 class FolderTarget:
-    """A folder on this machine, or any fsspec URL; see the module's layout."""
+    """A folder on this machine, or any fsspec URL; see the module's layout.
+
+    Raises:
+        FineTuneError: ``url`` is of a kind that nothing installed knows.
+    """
 
     def __init__(self, url: str):
         self._url = url
-        self.fs, self.root = fsspec.core.url_to_fs(url)
+        with self._reached("cannot be opened"):
+            # Without a memory of listings: what another machine writes or damages is seen.
+            self.fs, self.root = fsspec.core.url_to_fs(url, use_listings_cache=False)
 
     @property
     def url(self) -> str:
@@ -167,29 +174,38 @@ class FolderTarget:
         return [file.name for file in files if not self._is_there(folder, file)]
 
     def read_pointer(self) -> dict[str, Any] | None:
+        with self._reached("champion.json cannot be read"):
+            try:
+                content = self.fs.cat_file(f"{self.root}/champion.json")
+            except FileNotFoundError:
+                return None
         try:
-            found = json.loads(self.fs.cat_file(f"{self.root}/champion.json"))
-        except (FileNotFoundError, ValueError):
+            found = json.loads(content)
+        except ValueError:
             return None
         return found if isinstance(found, dict) else None
 
     def write_pointer(self, body: dict[str, Any]) -> None:
-        if not self.fs.exists(f"{self.root}/{body['folder']}/README.md"):
+        with self._reached(f"release {body['folder']} cannot be read"):
+            there = self.fs.exists(f"{self.root}/{body['folder']}/README.md")
+        if not there:
             raise FineTuneError(
                 f"{self.url} has no release {body['folder']}, so it cannot be the champion; publish it again"
             )
         self._write("champion.json", json.dumps(body).encode())
 
     def _is_there(self, folder: str, file: Listed) -> bool:
-        target = f"{self.root}/{folder}/{file.name}"
-        if not self.fs.exists(target) or self.fs.size(target) != file.size:
-            return False
-        return not isinstance(self.fs, LocalFileSystem) or sha256_file(Path(target)) == file.sha256
+        target, size = f"{self.root}/{folder}/{file.name}", file.size
+        with self._reached(f"{folder}/{file.name} cannot be read"):
+            if not self.fs.isfile(target) or self.fs.size(target) != size:
+                return False
+            found = sha256_file(Path(target)) if isinstance(self.fs, LocalFileSystem) else None
+        return found is None or found == file.sha256
 
     def _write(self, name: str, content: Path | bytes) -> None:
         """One file, whole or not at all. Two writers of one file do not meet: each has a name of its own until it is whole."""
         target, partial = f"{self.root}/{name}", f"{self.root}/.partial/{uuid.uuid4().hex}"
-        try:
+        with self._reached(f"{name} cannot be written"):
             self.fs.makedirs(f"{self.root}/.partial", exist_ok=True)
             self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
             if isinstance(content, bytes):
@@ -197,9 +213,18 @@ class FolderTarget:
             else:
                 self.fs.put_file(str(content), partial)
             self.fs.mv(partial, target)
-        except OSError as error:
+
+    @contextmanager
+    def _reached(self, fault: str) -> Iterator[None]:
+        """
+        Raises:
+            FineTuneError: what is done at the place failed; ``fault`` says what that was.
+        """
+        try:
+            yield
+        except access_errors() as error:
             raise FineTuneError(
-                f"{self.url}: {name} cannot be written ({error}); what is written stays, and running again goes on from there"
+                f"{self._url}: {fault} ({in_words(error)}). What is written stays, and running again goes on from there"
             ) from error
 
     def _sweep(self) -> None:

@@ -1,7 +1,7 @@
 """A recipe as it stands now: its stages, computed from what has been ingested and made so far. No Dagster."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +13,10 @@ from ft_assets.core.batches import BatchState, recipe_batches
 from ft_assets.core.errors import MissingInput
 from ft_assets.core.gguf import FORMS as GGUF_FORMS
 from ft_assets.core.gguf import check_gguf
-from ft_assets.core.lineage import Inputs, Stage, base_stage, model_stages
+from ft_assets.core.lineage import Inputs, base_stage, model_stages
 from ft_assets.core.plan import StagePlan, as_json, plan_recipe
 from ft_assets.core.shape import Shape, read_shape
+from ft_assets.core.stage import Stage
 from ft_assets.recipes.base import base_identity
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.schema import Recipe
@@ -39,14 +40,17 @@ class RecipeRun:
     store: ArtifactStore
     published: tuple[champion.Merged, ...] = ()
 
-    def artifact(self, name: str) -> Artifact:
+    def artifact(self, name: str, only: Collection[str] | None = None) -> Artifact:
         """A stage's finished artifact.
+
+        Args:
+            only: the files that are wanted, all where None.
 
         Raises:
             MissingInput: it has not been made.
         """
         stage = self.stages[name]
-        found = self.store.open(stage.made_by, stage.fingerprint)
+        found = self.store.open(stage.made_by, stage.fingerprint, only)
         if found is None:
             raise MissingInput(_missing(stage.made_by, self.recipe.name))
         return found

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ft_assets.core.lineage import Stage, make_stage
+from ft_assets.core.stage import Stage, make_stage
 
 PART = {"sft": "training", "adapter": "adapter"}  # of a recipe: where its settings stand in a stage's identity
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, f
 from ft_assets.core.conditions import parse as parse_condition
 from ft_assets.core.cron import parse
 from ft_assets.recipes.classifying import check_classifier
-from ft_assets.recipes.evaluation import Evaluation, check_examples
+from ft_assets.recipes.evaluation import TRAINED, Evaluation, check_examples
 from ft_assets.recipes.gate import check_condition
 from ft_assets.recipes.hardware import Hardware
 from ft_assets.recipes.predictions import Predictions, check_predictions
@@ -238,9 +238,9 @@ class Retrain(Strict):
 
 
 def _gated(text: str, info: ValidationInfo) -> str:
-    """A condition of the gate; its names are checked where the fields that it depends on are valid."""
+    """A condition of the gate; its names are checked where the fields that it depends on are valid and something is trained."""
     before = list(Recipe.model_fields)[: list(Recipe.model_fields).index("gate")]
-    whole = info.data.keys() >= set(before)
+    whole = info.data.keys() >= set(before) and any(info.data[stage] for stage in TRAINED)
     return check_condition(text, Recipe.model_construct(**info.data)) if whole else str(parse_condition(text))
 
 

@@ -75,6 +75,8 @@ class Asking:
         self.nearest: Nearest | None = None
         if count := job.identity.get("few_shot"):
             self.few_shot = job.input("tokenized_splits").json("few_shot.json")[:count]
+            if not self.few_shot:
+                raise FineTuneError("no training conversation is left to show; leave evaluation.few_shot out")
         elif job.identity.get("retrieval"):
             job.progress(f"indexing training conversations for {who}")
             self.nearest = Nearest(training_conversations(job.input("tokenized_splits"), job.store))
@@ -103,7 +105,7 @@ class Asking:
         self.answers += answers
         records = [_record(row, answer) for row, answer in zip(rows, answers, strict=True)]
         if name == "test" and not self._shows_examples:
-            gold = [self._gold(prompt, row["expected"]) for prompt, row in zip(prompts, rows, strict=True)]
+            gold = [self._gold(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
             likelihoods = answer_likelihoods(self.model, gold, self.batch_size, self.tokenizer.pad_token_id)
             records = [
                 record | {"nll": nll, "tokens": tokens}
@@ -151,10 +153,16 @@ class Asking:
             texts.append(text)
         return texts
 
-    def _gold(self, prompt: str, expected: str) -> tuple[list[int], list[int]]:
-        """Ids and labels of a question with its expected answer."""
-        asked, [said] = self.template.encode([prompt])[0], self.template.encode_next([expected])
+    def _gold(self, prompt: str, row: Row) -> tuple[list[int], list[int]]:
+        """Ids and labels of a question with its expected answer, which may be longer than those that are generated."""
+        asked, [said] = self.template.encode([prompt])[0], self.template.encode_next([row["expected"]])
         answer = [*said, self.tokenizer.eos_token_id]
+        most = room(self.model, 0)
+        if most is not None and len(asked) + len(answer) > most:
+            raise FineTuneError(
+                f"row {row['row_id']} of test has {len(asked) + len(answer)} tokens with its expected answer; the model's "
+                f"context holds {most}. Take it out of its source"
+            )
         return asked + answer, [-100] * len(asked) + answer
 
     def costs(self) -> dict[str, float | int]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft_assets.core.canonical import sha256_file
+from ft_assets.core.durable import sync
 from ft_assets.core.errors import FineTuneError
 from ft_assets.worker import universal
 
@@ -47,13 +48,13 @@ def sign(
     names = sorted({*listed(checkpoint), *others})
     paths = [checkpoint / name for name in names]
     for path in paths:
-        _sync(path)
+        sync(path)
     files = dict(zip(names, _hashes(paths), strict=True))
     temporary = checkpoint / f".{SIGNATURE}"
     temporary.write_text(json.dumps({"files": files, "dtype": dtype, "seconds": seconds, "world": world, "best": best}))
-    _sync(temporary)
+    sync(temporary)
     os.replace(temporary, checkpoint / SIGNATURE)
-    _sync(checkpoint)
+    sync(checkpoint)
 
 
 def rotate(newest: Path, keep: int, best: int | None) -> None:
@@ -69,14 +70,6 @@ def _by_step(folder: Path) -> list[Path]:
         path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()
     ]
     return sorted(found, key=step_of, reverse=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _hashes(paths: list[Path]) -> list[str]:

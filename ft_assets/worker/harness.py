@@ -63,6 +63,9 @@ def task_scores(
 def flat(results: dict[str, dict[str, Any]], rows: dict[str, dict[str, int]]) -> Scores:
     """lm-eval's results (``{task: {"METRIC,FILTER": value, "METRIC_stderr,FILTER": error}}``), one number a key. A group counts
     the rows of its tasks, which stand in lm-eval's ``sample_len``.
+
+    Raises:
+        FineTuneError: a number is not finite, as the perplexity of a broken model may be; names task and metric.
     """
     found = {}
     for task, metrics in results.items():
@@ -75,5 +78,10 @@ def flat(results: dict[str, dict[str, Any]], rows: dict[str, dict[str, int]]) ->
             width = WIDTH_95 * error if isinstance(error, int | float) and math.isfinite(error) else 0.0
             name = ".".join(["lm_eval", task, metric, *([] if by == "none" else [by])]).replace("-", "_")
             mean = float(value)
+            if not math.isfinite(mean):
+                raise FineTuneError(
+                    f"lm-eval's {key} of task {task} is {mean}, no finite number: the model is broken, or the task is none for "
+                    "it. Look at its perplexity (evaluate without evaluation.lm_eval), or take the task out of there"
+                )
             found[name] = {"mean": mean, "low": mean - width, "high": mean + width, "n": count}
     return found

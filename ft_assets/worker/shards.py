@@ -14,8 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ft_assets.core.artifact import Artifact, Staging
-from ft_assets.core.lineage import make_stage
 from ft_assets.core.split import PARTS
+from ft_assets.core.stage import make_stage
 from ft_assets.worker.batches import Batches, opened
 from ft_assets.worker.job import Job
 from ft_assets.worker.pieces import Numbers, Pieces, Written, blocks, packed, plain, sequences, write

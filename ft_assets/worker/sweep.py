@@ -19,8 +19,9 @@ from typing import Any
 import optuna
 
 from ft_assets.core import trials
+from ft_assets.core.durable import write_durably
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.lineage import Stage
+from ft_assets.core.stage import Stage
 from ft_assets.core.trials import Trial
 from ft_assets.recipes.sweep import Space, Sweep
 from ft_assets.worker.job import Job
@@ -285,10 +286,7 @@ def in_words(values: dict[str, Any]) -> str:
 
 def _write(path: Path, value: Any) -> None:
     temporary = path.with_name(f".{path.name}")
-    with temporary.open("w") as stream:
-        json.dump(value, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_durably(temporary, json.dumps(value))
     os.replace(temporary, path)
 
 

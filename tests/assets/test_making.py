@@ -6,7 +6,7 @@ import dagster as dg
 
 from ft_assets.assets.making import make_here
 from ft_assets.core.artifact import ArtifactStore, Staging
-from ft_assets.core.lineage import make_stage
+from ft_assets.core.stage import make_stage
 
 
 def test_partial_work_of_a_finished_artifact_goes(tmp_path: Path) -> None:

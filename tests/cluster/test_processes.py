@@ -64,7 +64,7 @@ def program(code: str, **fields: Any) -> Object:
 def begun(cluster: Cluster, name: str, code: str, **spec: Any) -> None:
     """A pod whose program has printed that it is ready."""
     cluster.add(POD, pod(name, worker=program(code), **spec))
-    until(lambda: "ready" in cluster.log(cluster.get(POD, name)), 20, "the program")
+    until(lambda: "ready" in cluster.log(cluster.get(POD, name)), 90, "the program")
 
 
 def phase(cluster: Cluster, name: str) -> str:
@@ -72,7 +72,7 @@ def phase(cluster: Cluster, name: str) -> str:
 
 
 def ended(cluster: Cluster, name: str) -> Object:
-    until(lambda: phase(cluster, name) in ("Succeeded", "Failed"), 20, "the pod's end")
+    until(lambda: phase(cluster, name) in ("Succeeded", "Failed"), 90, "the pod's end")
     return cluster.get(POD, name)["status"]["containerStatuses"][0]["state"]["terminated"]
 
 
@@ -135,7 +135,7 @@ def test_a_job_of_two_meets_by_the_services_name(cluster: Cluster, core: client.
     )
     env = [{"name": "MASTER_ADDR", "value": "meet-0.meet"}, {"name": "MASTER_PORT", "value": str(free_port)}]
     cluster.add(JOB, job("meet", nodes=2, pod={"subdomain": "meet"}, worker=program(MEETS, env=env)))
-    until(lambda: cluster.ended("meet"), 30, "the Job's end")
+    until(lambda: cluster.ended("meet"), 90, "the Job's end")
     assert cluster.ended("meet") == "Complete", [cluster.log(each) for each in cluster.pods_of("meet")]
     assert cluster.log(cluster.pod("meet", 0)) == "met meet-1\n"
 
@@ -143,7 +143,7 @@ def test_a_job_of_two_meets_by_the_services_name(cluster: Cluster, core: client.
 def test_without_the_service_the_name_means_nothing(cluster: Cluster, core: client.CoreV1Api) -> None:
     worker = program("import os; print(os.environ['MASTER_ADDR'])", env=[{"name": "MASTER_ADDR", "value": "a-0.meet"}])
     cluster.add(JOB, job("a", pod={"subdomain": "meet"}, worker=worker))
-    until(lambda: cluster.ended("a"), 20, "the Job's end")
+    until(lambda: cluster.ended("a"), 90, "the Job's end")
     assert cluster.log(cluster.pod("a")) == "a-0.meet\n"
 
 
@@ -156,7 +156,7 @@ def test_a_deletion_is_a_sigterm_and_the_message_is_kept(cluster: Cluster, core:
             podFailurePolicy={"rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [75]}}]},
         ),
     )
-    until(lambda: "ready" in cluster.log(cluster.pod("a")), 20, "the program")
+    until(lambda: "ready" in cluster.log(cluster.pod("a")), 90, "the program")
     seen = watch.Watch().stream(core.list_namespaced_pod, SPACE, resource_version=str(cluster.store.version))
     core.delete_namespaced_pod(cluster.pod("a")["metadata"]["name"], SPACE)
     last = next(event["raw_object"] for event in seen if event["type"] == "DELETED")
@@ -172,7 +172,7 @@ def test_a_deaf_program_and_its_children_are_killed_after_the_grace(cluster: Clu
     cluster.advance(4)
     assert len(left(cluster)) == 2
     cluster.advance(1)
-    until(lambda: not cluster.all(POD), 20, "the pod's end")
+    until(lambda: not cluster.all(POD), 90, "the pod's end")
     assert not left(cluster)
 
 
@@ -200,7 +200,7 @@ def test_a_killed_process_is_an_error(cluster: Cluster, core: client.CoreV1Api) 
 def test_a_dead_nodes_processes_are_gone_and_nobody_knows(cluster: Cluster, core: client.CoreV1Api) -> None:
     begun(cluster, "a", FOREVER)
     cluster.lose_node("n")
-    until(lambda: not left(cluster), 20, "the end of its processes")
+    until(lambda: not left(cluster), 90, "the end of its processes")
     assert phase(cluster, "a") == "Running"
 
 
@@ -249,4 +249,4 @@ def test_the_clock_may_run_with_the_real_one(cluster: Cluster, core: client.Core
     begun(cluster, "a", DEAF, terminationGracePeriodSeconds=30)
     with cluster.running_clock(speed=100):
         core.delete_namespaced_pod("a", SPACE)
-        until(lambda: not cluster.all(POD), 20, "the pod's end")
+        until(lambda: not cluster.all(POD), 90, "the pod's end")

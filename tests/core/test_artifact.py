@@ -307,6 +307,15 @@ def test_refs_keep_names_apart_and_return_them(root, open_store):
     assert list(reader.refs("raw_corpus", "a")) == sorted(name for name in ODD if name.startswith("a"))
 
 
+@pytest.mark.parametrize("damage", [b"", b'{"fingerprint": "ol', b"\xff\x00"])
+def test_a_damaged_ref_is_named_with_what_to_do(root, open_store, damage):
+    store = open_store(root)
+    store.set_ref("champion", "a@1", {"fingerprint": "old"})
+    store.fs.pipe_file(f"{store.base}/refs/champion/a@1.json", damage)
+    with pytest.raises(CorruptArtifact, match=r"champion/a@1.json cannot be read .*remove it"):
+        store.get_ref("champion", "a@1")
+
+
 def test_a_ref_that_is_set_again_points_to_the_new_value(root, open_store):
     store = open_store(root)
     assert store.get_ref("raw_corpus", "a@1") is None

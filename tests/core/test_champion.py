@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from ft_assets.core import champion
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.champion import ChampionMoved, promote, published, read, roll_back, withdrawn
+from ft_assets.core.contestants import incumbent
 from ft_assets.core.errors import FineTuneError
 
 MARK = {"by": "Ada", "reason": "answers in French", "at": "2026-11-26T17:00:00+00:00"}
@@ -61,8 +61,22 @@ def test_publishing_the_champion_again_writes_nothing(store):
 
 
 def test_a_run_after_publishing_meets_the_same_incumbent(store):
-    assert champion.incumbent(published(publish(store, "a")), "b" * 64) == ("merged_model", "a" * 64)
-    assert champion.incumbent(published(publish(store, "b")), "b" * 64) == ("merged_model", "a" * 64)
+    assert incumbent(published(publish(store, "a")), "b" * 64) == ("merged_model", "a" * 64)
+    assert incumbent(published(publish(store, "b")), "b" * 64) == ("merged_model", "a" * 64)
+
+
+def test_nor_does_it_meet_one_that_was_passed_over_by_a_rollback(store):
+    publish(store, "a", "b", "c")
+    roll_back(store, "tiny", "a" * 8, MARK)
+    before = incumbent(published(read(store, "tiny")), "d" * 64)
+    assert incumbent(published(publish(store, "d")), "d" * 64) == before == ("merged_model", "a" * 64)
+
+
+def test_nor_another_one_after_it_was_withdrawn_and_brought_back(store):
+    publish(store, "a", "b")
+    roll_back(store, "tiny", None, MARK)
+    _, after = roll_back(store, "tiny", "b" * 8, MARK)
+    assert incumbent(published(after), "b" * 64) == ("merged_model", "a" * 64)
 
 
 def test_rolled_back_the_one_before_it_is_the_champion(store):

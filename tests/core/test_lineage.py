@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from ft_assets.core import lineage
-from ft_assets.core.lineage import MODEL_ASSETS, Inputs, model_stages, raw_stage, validated_stage
+from ft_assets.core.lineage import MODEL_ASSETS, Inputs, model_stages, parts, raw_stage, validated_stage
+from ft_assets.core.stage import CODE_VERSIONS
 from ft_assets.recipes.evaluation import kinds
 from ft_assets.recipes.hardware import Hardware
 from ft_assets.recipes.load import SHIPPED
@@ -404,7 +404,7 @@ def test_a_stage_continues_the_adapter_before_it(demo):
 )
 def test_new_code_re_makes_its_stage_and_what_follows(demo, monkeypatch, stage, expected):
     before = stages(demo)
-    monkeypatch.setitem(lineage.CODE_VERSIONS, stage, "next")
+    monkeypatch.setitem(CODE_VERSIONS, stage, "next")
     assert remade(before, stages(demo)) == expected
 
 
@@ -533,11 +533,11 @@ def test_what_is_measured_beside_the_task_is_told_of_the_untrained_model_and_the
 
 def test_what_is_made_on_the_way_decides_what_it_is_made_for(demo, monkeypatch):
     before = stages(demo)
-    monkeypatch.setitem(lineage.CODE_VERSIONS, "answers", "next")
+    monkeypatch.setitem(CODE_VERSIONS, "answers", "next")
     after = stages(demo)
     assert remade(before, after) == EVALUATED
-    assert "answers:sft" in lineage.parts(after, "evaluation")
-    assert not [name for name in lineage.parts(after, "tokenized_splits") if name.startswith("answers")]
+    assert "answers:sft" in parts(after, "evaluation")
+    assert not [name for name in parts(after, "tokenized_splits") if name.startswith("answers")]
 
 
 GATE = ["policy.entity_f1 >= 0.5"]

@@ -124,6 +124,20 @@ def test_a_champion_that_is_gone_or_damaged_is_none(url, files, pointer):
     assert not is_champion(FolderTarget(url), NEW)
 
 
+def test_a_place_that_fails_is_told_with_the_next_step(tmp_path):
+    target = FolderTarget(str(tmp_path))
+    (tmp_path / "champion.json").mkdir()
+    with pytest.raises(FineTuneError, match=r"champion.json cannot be read .*running again goes on from there"):
+        target.read_pointer()
+    (tmp_path / NEW[:16] / "README.md").mkdir(parents=True)
+    assert target.missing(NEW[:16], [PublishedFile("README.md", b"card")]) == ["README.md"]
+
+
+def test_a_url_of_an_unknown_kind_is_refused():
+    with pytest.raises(FineTuneError, match="nowhere://bucket: cannot be opened"):
+        FolderTarget("nowhere://bucket")
+
+
 def test_publishing_again_changes_nothing(url, files):
     publish(url, NEW, files)
     before = release(url, NEW)

@@ -122,6 +122,14 @@ def launched(tmp_path: Path, tags: dict[str, str]) -> dict[str, Any]:
     return ApiClient().sanitize_for_serialization(job)
 
 
+def test_what_libraries_write_lies_where_a_run_pod_may_write() -> None:
+    image = (ROOT / "deploy" / "images" / "orchestrator.Dockerfile").read_text()
+    folders = dict(re.findall(r"\b(DAGSTER_HOME|HF_HOME|MPLCONFIGDIR)=(\S+)", image))
+    mounts = tuple(mount["mountPath"] for mount in launcher_values()["volumeMounts"] if not mount.get("readOnly"))
+    assert set(folders) == {"DAGSTER_HOME", "HF_HOME", "MPLCONFIGDIR"}
+    assert all(folder.startswith(mounts) for folder in folders.values())
+
+
 @pytest.fixture
 def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dagster_k8s.launcher.load_kubernetes_config", lambda **_: None)

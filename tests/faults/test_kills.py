@@ -87,7 +87,7 @@ def kill_once(training: Training, chance: random.Random, tally: Tally) -> int:
         return time.monotonic() - began > moment[0] or len(training.steps()) - before >= moment[1] > 0
 
     until(lambda: now() or process.poll() is not None, 240, f"the moment to kill\n{training.log()}")
-    until(lambda: time.monotonic() - began > jitter, 1, "the jitter")
+    until(lambda: time.monotonic() - began > jitter, 90, "the jitter")
     hit = {"rank": training.processes()[1:], "torchrun": training.processes()[:1], "all": training.processes()}
     victims = [process] if victim == "parent" else hit[victim]
     if victim == "rank" and victims:
@@ -95,7 +95,7 @@ def kill_once(training: Training, chance: random.Random, tally: Tally) -> int:
     for one in victims:
         one.send_signal(signal.SIGKILL)
     code = process.wait(60)
-    until(lambda: not training.processes(), 45, "the end of all its processes")
+    until(lambda: not training.processes(), 90, "the end of all its processes")
     check_resumed(training, said, tally)
     first = next((note["t"] for note in training.notes()[said:] if note.get("loss") is not None), None)
     tally.startups += [first - at] if first else []

@@ -99,7 +99,7 @@ def cut_short(training: Training) -> None:
     for one in training.processes():
         one.kill()
     process.wait(60)
-    until(lambda: not training.processes(), 30, "their end")
+    until(lambda: not training.processes(), 90, "their end")
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -45,7 +45,7 @@ def test_of_the_time_under_kills_nine_tenths_are_training(demo: Workshop) -> Non
         for victim in training.processes():
             victim.send_signal(signal.SIGKILL)
         process.wait(60)
-        until(lambda: not training.processes(), 45, "the end of all its processes")
+        until(lambda: not training.processes(), 90, "the end of all its processes")
     training.run(seconds=900)
     wall = time.monotonic() - began
 

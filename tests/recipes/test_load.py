@@ -259,6 +259,13 @@ def test_a_condition_on_what_the_recipe_has_is_taken(folder, condition):
     assert problems(folder) == []
 
 
+def test_a_gate_of_a_recipe_that_trains_nothing_is_no_fault_of_its_own(folder):
+    sft = "sft:\n  learning_rate: 1.0e-4\n  global_batch_size: 8\n  num_train_epochs: 1\n"
+    replace(folder / "mine.yaml", sft, "gate: [sft.exact_match >= 0.5]\n")
+    [problem] = problems(folder)
+    assert "a recipe trains something" in str(problem)
+
+
 @pytest.mark.parametrize(
     ("name", "taken"), [("candidate.lm_eval.ARC.acc", True), ("sft.lm_eval.5", True), ("merged.lm_eval.arc.acc", False)]
 )

@@ -36,9 +36,9 @@ def test_a_server_that_is_busy_or_broken_is_asked_again(here: Site, status: int)
 def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(here: Site) -> None:
     here.cluster.faults.fail(1, 429, "create", "jobs", retry_after=300)
     step = here.start()
-    until(lambda: here.cluster.requests.get(("create", "jobs")), 20, "the first try")
+    until(lambda: here.cluster.requests.get(("create", "jobs")), 90, "the first try")
     refused = here.cluster.clock.now
-    until(lambda: here.cluster.advance(5) or here.jobs(), 20, "the second try")
+    until(lambda: here.cluster.advance(5) or here.jobs(), 90, "the second try")
     assert here.cluster.clock.now - refused > 295
     assert here.cluster.requests[("create", "jobs")] == 2
     here.running()
@@ -49,9 +49,9 @@ def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(here: Sit
 def test_a_server_that_says_to_come_back_tomorrow_is_asked_before_it_is_given_up(here: Site) -> None:
     here.cluster.faults.fail(1, 429, "create", "jobs", retry_after=86_400)
     step = here.start()
-    until(lambda: here.cluster.requests.get(("create", "jobs")), 20, "the first try")
+    until(lambda: here.cluster.requests.get(("create", "jobs")), 90, "the first try")
     refused = here.cluster.clock.now
-    until(lambda: here.cluster.advance(50) or here.jobs() or here.cluster.clock.now > refused + 2000, 20, "a try")
+    until(lambda: here.cluster.advance(50) or here.jobs() or here.cluster.clock.now > refused + 2000, 90, "a try")
     assert here.jobs() != []
     here.running()
     here.cluster.finish_job(here.job())
@@ -75,7 +75,7 @@ def test_a_conflict_that_is_none_of_names_is_tried_again(here: Site, resource: s
     here.cluster.faults.fail(3, 409, "create", resource)
     step = here.start()
     here.running()
-    until(lambda: here.cluster.all(SERVICE), 20, "the Service")
+    until(lambda: here.cluster.all(SERVICE), 90, "the Service")
     here.cluster.finish_job(here.job())
     step.ends_well()
 
@@ -120,7 +120,7 @@ def test_a_server_that_stays_away_ends_the_step_and_leaves_the_job(here: Site) -
     step = here.start()
     step.says("runs in 2 pods")
     here.cluster.unreach()
-    until(lambda: here.watch.away_seconds()[1], 20, "the loss of the watch")
+    until(lambda: here.watch.away_seconds()[1], 90, "the loss of the watch")
     here.cluster.advance(920)
     said = step.fails()
     assert f"the API server at {here.cluster.url} has not answered for 15 minutes" in said
@@ -136,7 +136,7 @@ def test_a_server_that_stays_away_ends_the_step_and_leaves_the_job(here: Site) -
 def test_a_server_that_is_away_from_the_start_ends_the_step(here: Site) -> None:
     here.cluster.unreach()
     step = here.start()
-    until(lambda: here.cluster.advance(20) or step.error, 20, "the end of patience")
+    until(lambda: here.cluster.advance(20) or step.error, 90, "the end of patience")
     assert "could not list jobs for 15 minutes" in step.fails()
 
 
@@ -157,7 +157,7 @@ def test_a_job_that_went_while_the_watch_was_away_is_missed(here: Site) -> None:
     step = here.start()
     step.says("runs in 2 pods")
     here.cluster.unreach()
-    until(lambda: here.watch.away_seconds()[1], 20, "the loss of the watch")
+    until(lambda: here.watch.away_seconds()[1], 90, "the loss of the watch")
     here.cluster.delete(JOB, here.job())
     with here.cluster.store.changed:
         here.cluster.store.compact()
@@ -172,7 +172,7 @@ def test_a_job_that_ended_well_and_was_removed_before_anybody_looked_has_ended_w
     step = here.start()
     step.says("runs in 2 pods")
     here.cluster.unreach()
-    until(lambda: here.watch.away_seconds()[1], 20, "the loss of the watch")
+    until(lambda: here.watch.away_seconds()[1], 90, "the loss of the watch")
     here.make_artifact()
     here.cluster.finish_job(here.job())
     here.cluster.advance(100)

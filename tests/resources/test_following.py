@@ -40,7 +40,7 @@ def test_a_volume_may_show_the_artifact_late(here: Site, monkeypatch: pytest.Mon
     step = here.start()
     here.running()
     here.cluster.finish_job(here.job())
-    until(lambda: here.watch.followed == {}, 20, "the end of the Job")
+    until(lambda: here.watch.followed == {}, 90, "the end of the Job")
     here.cluster.advance(30)
     assert step.thread is not None
     step.thread.join(0.1)
@@ -61,7 +61,7 @@ def test_what_a_volume_cannot_show_for_a_while_ends_nothing(here: Site, monkeypa
         patch.setattr(Path, "open", raising(output.parent, stale, Path.open))
         here.cluster.advance(60)
         asked = here.cluster.clock.now
-        until(lambda: here.cluster.clock.now > asked + 20 or not step.thread.is_alive(), 20, "some looks")
+        until(lambda: here.cluster.clock.now > asked + 20 or not step.thread.is_alive(), 90, "some looks")
     assert step.error is None
     here.cluster.finish_job(here.job())
     step.ends_well()
@@ -135,7 +135,7 @@ def test_a_job_is_taken_up_in_whatever_unit_the_server_tells_its_memory(here: Si
 
 def test_two_that_begin_the_same_at_once_share_a_job(here: Site) -> None:
     first, second = here.start(), here.start()
-    until(lambda: first.said and second.said, 20, "both")
+    until(lambda: first.said and second.said, 90, "both")
     here.running()
     here.cluster.finish_job(here.job())
     first.ends_well()
@@ -326,7 +326,7 @@ def test_a_job_that_its_queue_suspends_goes_on_when_it_is_admitted_again(here: S
     before = here.running()
     here.cluster.preempt_workload(name)
     here.cluster.advance(10)
-    until(lambda: step.said and "waits in Kueue's queue gpus" in step.said[-1], 20, "the wait")
+    until(lambda: step.said and "waits in Kueue's queue gpus" in step.said[-1], 90, "the wait")
     here.cluster.advance(60)
     here.cluster.admit(name)
     after = here.running()

@@ -159,7 +159,7 @@ def test_a_worker_that_nobody_took_is_ended_and_leaves_nothing(tmp_path: Path, m
     folder = tmp_path / "runs" / RUN / "sft_adapter"
     with standing_by(folder, None):
         [waits] = local._waiting.values()
-        until(lambda: (folder / "output.log").read_text() == "ready\n", 20, "the worker's start")
+        until(lambda: (folder / "output.log").read_text() == "ready\n", 90, "the worker's start")
     assert waits.returncode == -signal.SIGKILL
     assert list((tmp_path / "runs").iterdir()) == []
 

@@ -119,8 +119,8 @@ def test_a_stream_that_broke_for_whatever_reason_is_begun_anew(monkeypatch: pyte
     api = Breaking()
     made = Watch(api)  # type: ignore[arg-type]
     with made.following("ft-x") as entry:
-        until(lambda: not any(thread.is_alive() for thread in list(made.threads.values())), 10, "the break")
+        until(lambda: not any(thread.is_alive() for thread in list(made.threads.values())), 90, "the break")
         made.check()
         assert made.steady_seconds() < 0 or entry.seen
-        until(lambda: entry.seen and made.steady_seconds() >= 0, 10, "the Job")
+        until(lambda: entry.seen and made.steady_seconds() >= 0, 90, "the Job")
     api.over.set()

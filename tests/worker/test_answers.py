@@ -1,6 +1,7 @@
 """Contestants answer once: their answers are artifacts that no other contestant, metric or batch of rows makes anew."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from training import School, settings
 from ft_assets.core.errors import FineTuneError, MissingInput
 from ft_assets.core.lineage import parts
 from ft_assets.worker import evaluate, generate, merge, quantize
-from ft_assets.worker.answers import with_examples
+from ft_assets.worker.answers import Asking, with_examples
+from ft_assets.worker.models import load_causal
+from ft_assets.worker.tokenizer import load_tokenizer
 
 EVALUATION = {"metric": "exact_match", "few_shot": 2, "max_new_tokens": 4, "bootstrap_samples": 100}
 BATCHES = {
@@ -250,6 +253,35 @@ def test_a_question_that_does_not_fit_is_refused_by_name(evaluated, monkeypatch)
     ):
         evaluated.run()
     evaluated.change()
+
+
+def asking(tiny_base, examples, **identity):
+    """One that asks the tiny model, with a context of 40 tokens."""
+    model, tokenizer = load_causal(tiny_base, torch.float32), load_tokenizer(tiny_base)
+    model.config.max_position_embeddings = 40
+    splits = SimpleNamespace(json=lambda name: examples)
+    job = SimpleNamespace(
+        identity={"max_new_tokens": 4, **identity},
+        execution={"batch_size": 4},
+        input=lambda role: splits,
+        progress=lambda *note, **numbers: None,
+    )
+    return Asking(job, SimpleNamespace(model=model, tokenizer=tokenizer), "one")
+
+
+def test_an_expected_answer_that_does_not_fit_is_refused_by_name(tiny_base):
+    row = {"row_id": "r1", "messages": talk("Q?")["messages"][:1], "expected": "short"}
+    [record] = asking(tiny_base, []).of("test", [row])
+    assert record["tokens"] == 6
+    with pytest.raises(
+        FineTuneError, match=r"row r1 of test has \d+ tokens with its expected answer; .* holds 40\. Take"
+    ):
+        asking(tiny_base, []).of("test", [{**row, "expected": "long" * 20}])
+
+
+def test_no_examples_are_not_shown_as_if_there_were_some(tiny_base):
+    with pytest.raises(FineTuneError, match=r"leave evaluation\.few_shot out"):
+        asking(tiny_base, [], few_shot=2)
 
 
 def test_an_incumbent_that_is_gone_is_named_with_what_to_do(evaluated):

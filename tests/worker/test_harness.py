@@ -33,6 +33,7 @@ def loaded(tiny_base):
     return load_causal(tiny_base, torch.float32), load_tokenizer(tiny_base)
 
 
+@pytest.mark.slow
 def test_a_task_is_scored_as_our_own_choices_are(tmp_path, loaded, monkeypatch):
     pytest.importorskip("lm_eval", reason="extra lm-eval")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -76,3 +77,9 @@ def test_each_metric_is_a_number_with_its_interval():
         "lm_eval.t.em.strict_match": {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 4},
         "lm_eval.group.acc": {"mean": 0.25, "low": pytest.approx(0.054), "high": pytest.approx(0.446), "n": 8},
     }
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_stops_before_anything_is_written(value):
+    with pytest.raises(FineTuneError, match=r"perplexity,none of task t is (nan|inf|-inf), no finite number"):
+        flat({"t": {"acc,none": 0.5, "perplexity,none": value}}, {"t": {"effective": 4}})

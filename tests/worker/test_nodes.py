@@ -48,7 +48,7 @@ def test_the_second_waits_for_the_firsts_word_though_that_comes_later(pool: Thre
     group = Group()
     following = pool.submit(follow, group.node(1), group.job, 20)
     store = keep_store(group.node(0))
-    until(lambda: store.check(["came/node/1"]), 10, "the second's note")
+    until(lambda: store.check(["came/node/1"]), 90, "the second's note")
     assert not following.done()  # the first may wait long for the lock
     gather(store, group.node(0), 20)
     assert settled(following) is not None
@@ -74,7 +74,7 @@ def test_a_first_that_goes_before_it_gave_its_word_is_named(
     group = Group()
     stores = [keep_store(group.node(0))]
     following = pool.submit(follow, group.node(1), group.job, 20)
-    until(lambda: stores[0].check(["came/node/1"]), 10, "the second's note")
+    until(lambda: stores[0].check(["came/node/1"]), 90, "the second's note")
     stores.clear()
     with pytest.raises(NodeMissing, match="went before training began"):
         settled(following)
@@ -84,7 +84,7 @@ def test_a_first_that_finds_it_made_and_goes_ends_the_second_well(pool: ThreadPo
     group = Group()
     stores = [keep_store(group.node(0))]
     following = pool.submit(follow, group.node(1), group.job, 20)
-    until(lambda: stores[0].check(["came/node/1"]), 10, "the second's note")
+    until(lambda: stores[0].check(["came/node/1"]), 90, "the second's note")
     stores.clear()
     group.made = True  # seen later than by the first
     assert settled(following) is None

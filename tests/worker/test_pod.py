@@ -68,7 +68,7 @@ def test_a_worker_killed_by_the_kernel_is_told_by_its_signal(tmp_path: Path) -> 
 def test_sigterm_reaches_the_worker_which_may_save(tmp_path: Path) -> None:
     running = start(tmp_path, SAVES_AT_SIGTERM)
     log = tmp_path / "output.log"
-    until(lambda: log.exists() and log.read_text(), 30, "the worker's start")
+    until(lambda: log.exists() and log.read_text(), 90, "the worker's start")
     running.send_signal(signal.SIGTERM)
     assert running.communicate(timeout=30)[0] == "ready\nsaved\n"
     assert running.returncode == 75
@@ -77,7 +77,7 @@ def test_sigterm_reaches_the_worker_which_may_save(tmp_path: Path) -> None:
 def test_a_worker_that_cannot_handle_sigterm_yet_counts_as_stopped(tmp_path: Path) -> None:
     running = start(tmp_path, "import time; print('ready', flush=True); time.sleep(60)")
     log = tmp_path / "output.log"
-    until(lambda: log.exists() and log.read_text(), 30, "the worker's start")
+    until(lambda: log.exists() and log.read_text(), 90, "the worker's start")
     running.send_signal(signal.SIGTERM)
     running.communicate(timeout=30)
     assert running.returncode == 75
@@ -121,7 +121,7 @@ def test_as_first_process_it_reaps_orphans(tmp_path: Path) -> None:
 def test_as_first_process_it_hears_sigterm(tmp_path: Path) -> None:
     running = start(tmp_path, SAVES_AT_SIGTERM, through=unshared())
     log = tmp_path / "output.log"
-    until(lambda: log.exists() and log.read_text(), 30, "the worker's start")
+    until(lambda: log.exists() and log.read_text(), 90, "the worker's start")
     [first] = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     os.kill(int(first), signal.SIGTERM)
     assert running.communicate(timeout=30)[0] == "ready\nsaved\n"

@@ -7,7 +7,7 @@ from training import BATCHES, EXECUTION, School, settings
 from transformers import AutoModelForSequenceClassification
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.lineage import make_stage
+from ft_assets.core.stage import make_stage
 from ft_assets.worker.rewards import conversations, rewards
 from ft_assets.worker.tokenizer import load_tokenizer
 

@@ -105,7 +105,9 @@ def test_the_manifest_says_how_fast_and_with_what(tmp_path, tiny_base):
     assert metrics["tokens_per_second"] > 0
     assert 0 <= metrics["padding_share"] < 1
     assert 0 < metrics["model_flops_utilization"] < 1
-    assert 1e8 < metrics["measured_idle_bytes"] < metrics["peak_memory_bytes"] <= metrics["measured_peak_bytes"]
+    assert metrics["peak_memory_bytes"] <= metrics["measured_peak_bytes"]
+    # Linux counts pages for each thread and adds them up now and then; this process may have been larger before.
+    assert 1e8 < metrics["measured_idle_bytes"] < metrics["measured_peak_bytes"] + 2**20
     assert artifact.manifest.execution["kernels"]["attn_implementation"] == "sdpa"
 
 

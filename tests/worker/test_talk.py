@@ -2,15 +2,18 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 
-from ft_assets.worker import chat
 from ft_assets.worker.asking import Asked
+from ft_assets.worker.talk import Talk
 from ft_assets.worker.tokenizer import load_tokenizer
 
 
@@ -42,7 +45,7 @@ def talk(tiny_base):
     def begin(text, **writer):
         model = Writer([*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id], **writer)
         job = SimpleNamespace(execution={"max_new_tokens": 50, "system": "Be brief."}, identity={})
-        return chat._Talk(job, Asked(model, tokenizer))
+        return Talk(job, Asked(model, tokenizer))
 
     return begin
 
@@ -75,6 +78,43 @@ def test_an_interrupt_ends_the_answer_and_keeps_what_was_written(talk):
     said = own.turns[-1]["content"]
     assert said
     assert len(said) < len("word " * 100)
+
+
+def test_an_interrupt_while_a_piece_is_shown_ends_the_answer_too(talk, monkeypatch):
+    own, shown = talk("word " * 100, seconds=0.01), []
+
+    def show(piece="", **_):
+        shown.append(piece)
+        if len(shown) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("builtins.print", show)
+    own.ask("hi")
+    assert "".join(shown) == own.turns[-1]["content"]
+    assert 0 < len(own.turns[-1]["content"]) < len("word " * 100)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_nothing_is_written_on_for_a_reader_that_is_gone(talk, monkeypatch):
+    own = talk("word " * 100, seconds=0.01)
+    monkeypatch.setattr("builtins.print", raise_broken_pipe)
+    with pytest.raises(BrokenPipeError):
+        own.ask("hi")
+    assert [thread.name for thread in threading.enumerate() if "_make" in thread.name] == []
+
+
+def test_an_interrupt_while_it_loads_ends_it_without_a_word():
+    def ask_at_once():  # as a terminal might, before Python has started
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        os.kill(os.getpid(), signal.SIGINT)
+
+    command = [sys.executable, "-m", "ft_assets.worker.chat", "{}"]
+    done = subprocess.run(command, cwd=ROOT, preexec_fn=ask_at_once, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def raise_broken_pipe(*_, **__):
+    raise BrokenPipeError
 
 
 def test_what_goes_wrong_while_it_writes_is_raised(talk):
