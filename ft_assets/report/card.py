@@ -9,15 +9,10 @@ from ft_assets.core.release import Release
 from ft_assets.core.signing import SIGNATURE
 from ft_assets.report.contestants import label
 from ft_assets.report.forms import FORMS
-from ft_assets.report.measures import measure
+from ft_assets.report.measures import COSTS, measure
 
 OF_SETS = "out_of_domain."
-# Of each cost its title and the form of its number.
-COSTS = (
-    ("size_bytes", "weights", "bytes"),
-    ("tokens_per_second", "tokens/s", "rate"),
-    ("usd_per_1000_requests", "per thousand requests", "usd"),
-)
+SHOWN_COSTS = ("size_bytes", "tokens_per_second", "usd_per_1000_requests")
 
 
 def model_card(release: Release, forms: Iterable[str], signed: bool) -> str:
@@ -105,11 +100,11 @@ def _scores(release: Release) -> str:
     def row(name: str, body: dict[str, Any]) -> list[str]:
         cells = [_interval(body["scores"].get(key), "score") for key in shown]
         costs = body["costs"]
-        found = [FORMS[form](costs[key]) if costs.get(key) else "" for key, _, form in told]
+        found = [FORMS[COSTS[key][1]](costs[key]) if costs.get(key) else "" for key in told]
         return [label(name), *cells, *found]
 
-    told = [each for each in COSTS if any(body["costs"].get(each[0]) for body in contestants.values())]
-    columns = ["contestant", *shown, *(title for _, title, _ in told)]
+    told = [key for key in SHOWN_COSTS if any(body["costs"].get(key) for body in contestants.values())]
+    columns = ["contestant", *shown, *(COSTS[key][0] for key in told)]
     return (
         f"Means with 95% bootstrap intervals; {metric} decides, on {release.scores[metric]['n']} held-out rows. This release "
         f"is **{label(release.candidate)}**.\n\n{_table(columns, [row(*each) for each in contestants.items()])}"
