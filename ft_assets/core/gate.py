@@ -26,6 +26,7 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 IN_WORDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
 INCUMBENT = "incumbent"
 CANDIDATE = "candidate"
+NO_PRICE = ": hardware.usd_per_hour gave no price when it was made; give one, take the evaluation's folder out of the store, run again"
 
 
 class GateClosed(FineTuneError):
@@ -75,7 +76,8 @@ def _judge_comparison(condition: Comparison, numbers: Mapping[str, float], resul
     missing = [name for name in condition.names() if name not in found]
     of_none = [name for name in missing if name.startswith(f"{INCUMBENT}.") and not results["incumbent"]]
     if left := [name for name in missing if name not in of_none]:
-        return Judged(text, False, found, f"The evaluation has no number for {', '.join(left)}.")
+        why = NO_PRICE if any(name.endswith(".usd_per_1000_requests") for name in left) else ""
+        return Judged(text, False, found, f"The evaluation has no number for {', '.join(left)}{why}.")
     if of_none:
         return Judged(
             text,

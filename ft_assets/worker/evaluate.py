@@ -60,8 +60,8 @@ def commit(
     price = float(job.execution.get("usd_per_hour", 0.0))
     for contestant in contestants.values():
         costs = contestant["answers"]["costs"]
-        seconds_per_row = 1 / costs["rows_per_second"] if costs["rows_per_second"] else 0.0
-        costs["usd_per_1000_requests"] = 1000 * seconds_per_row / SECONDS_PER_HOUR * price
+        if price and costs["rows_per_second"]:  # without a price there is no cost: one of nothing would meet any gate
+            costs["usd_per_1000_requests"] = 1000 / costs["rows_per_second"] / SECONDS_PER_HOUR * price
     results = score(job.identity["evaluation"], job.identity["seed"], job.identity["candidate"], contestants, incumbent)
     tracker = Tracker(job, {"identity": job.identity})
     with job.commit() as staging:

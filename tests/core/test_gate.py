@@ -157,3 +157,9 @@ def test_an_override_opens_it_for_the_conditions_it_names_alone():
 )  # fmt: skip
 def test_numbers_for_people(value, text):
     assert shown(value) == text
+
+
+def test_a_cost_without_a_price_keeps_the_gate_shut_and_says_what_to_give():
+    [found] = judge(["candidate.usd_per_1000_requests <= 1"], {}, {"incumbent": None}, None)
+    assert not found.passed
+    assert "hardware.usd_per_hour" in found.sentence

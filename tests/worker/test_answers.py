@@ -124,7 +124,7 @@ def test_costs_are_told(evaluated):
         assert costs["size_bytes"] > 0
         assert costs["prompts_shortened"] == 0
     told = evaluated.results["contestants"]["sft"]["costs"]
-    assert told["usd_per_1000_requests"] == 0
+    assert "usd_per_1000_requests" not in told, "no price was given"
 
 
 def test_what_it_costs_follows_the_price_and_asks_nobody_again(evaluated, unasked):
