@@ -26,7 +26,7 @@ EXAMPLES = 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=60)
+    parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=32)
     given = parser.parse_args()
     subprocess.run(
@@ -55,6 +55,7 @@ def compare(name: str, model: Any, tokenizer: Any, prompts: list[str], most: int
     started = time.monotonic()
     answers = generate(model, tokenizer, prompts, most, batch_size, lambda done: None)
     ours = len(prompts) / (time.monotonic() - started)
+    print(f"{name}: {ours:.2f} rows/s; now row by row ...", flush=True)
     started = time.monotonic()
     alone = [one_row(model, tokenizer, prompt, most) for prompt in prompts]
     plain = len(prompts) / (time.monotonic() - started)

@@ -102,16 +102,16 @@ def test_the_card_says_what_it_is_for(shop):
 
 def test_the_page_shows_each_label_and_every_mistake(shop):
     page, found = Path(shop.first[None]["report"]).read_text(), results(shop)["contestants"]["classifier"]
-    for entry in found["classes"]:
-        assert (
-            f'<td>{entry["label"]}</td><td class="n">{entry["rows"]}</td><td class="n">{entry["predicted"]}</td>'
-            in page
-        )
+    shown = dict(re.findall(r'data-fact="/classes/([^"]+)"[^>]*>([^<]*)<', page))
+    for at, entry in enumerate(found["classes"]):
+        for key in ("label", "rows", "predicted"):
+            assert shown[f"labels/{at}/{key}"] == str(entry[key])
     assert {"expected": "fault", "predicted": "money", "rows": 1} in found["confusion"]
-    for pair in found["confusion"]:
-        shown = f'<td>{pair["expected"]}</td><td>{pair["predicted"]}</td><td class="n">{pair["rows"]}</td>' in page
-        assert shown == (pair["expected"] != pair["predicted"])
-    assert "The labels were learned: classifier scores" in page
+    wrong = [pair for pair in found["confusion"] if pair["expected"] != pair["predicted"]]
+    for at, pair in enumerate(wrong):
+        assert {key: shown[f"mistakes/{at}/{key}"] for key in pair} == {key: str(value) for key, value in pair.items()}
+    assert f"mistakes/{len(wrong)}/rows" not in shown, "a right label is no mistake"
+    assert "The labels were learned: classifier scores" in re.sub(r"<[^>]+>", "", page)
     assert "perplexity" not in page.lower()
 
 

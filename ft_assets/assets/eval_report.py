@@ -110,11 +110,18 @@ def scored(facts: dict[str, Any]) -> dg.AssetCheckResult:
 
 def needed(facts: dict[str, Any]) -> dg.AssetCheckResult:
     """The check ``beats_prompting``."""
-    untrained = [one for one in facts["contestants"] if one["kind"] in UNTRAINED]
+    told = {one["label"]: one["against"] for one in facts["contestants"] if one["kind"] in UNTRAINED}
+    open_to_doubt = {
+        label: against["outcome"] if against else "not compared"
+        for label, against in told.items()
+        if not against or against["outcome"] != "better"
+    }
+    found = "; ".join(f"{label}: {outcome}" for label, outcome in open_to_doubt.items())
     return dg.AssetCheckResult(
-        passed=all(one["against"] and one["against"]["outcome"] == "better" for one in untrained),
+        passed=not open_to_doubt,
         check_name=NEEDED.name,
         severity=dg.AssetCheckSeverity.WARN,
+        description=f"{facts['best']} is not shown to be better than what learned nothing ({found})" if found else None,
         metadata={one["name"]: one["mean"] for one in facts["contestants"]},
     )
 

@@ -5,16 +5,22 @@ from typing import Any
 TELLABLE = 0.05  # a set that tells a difference this small apart is large enough to say nothing
 
 
-def cautions(metric: str, candidate: str, scores: dict[str, Any], comparisons: list[dict[str, Any]]) -> list[str]:
-    """A sentence for each set that is too small to tell a difference of :data:`TELLABLE` from chance.
-
-    The least difference that can be told is half the width of the interval, for the test set the widest of the candidate's
-    paired differences. Where no row differs it has no width, and says too little; up to 3 / n of such rows may then still
-    differ (Hanley and Lippman-Hand, 1983, doi:10.1001/jama.1983.03330370053031).
+def least_told(low: float, high: float, rows: int) -> float:
+    """The least difference that can be told from chance by a 95% interval over ``rows``: half its width. Where no row differs
+    it has none, and says too little; up to 3 / rows of such rows may then still differ (Hanley and Lippman-Hand, 1983,
+    doi:10.1001/jama.1983.03330370053031).
     """
-    widest = [(each["high"] - each["low"]) / 2 for each in comparisons if each["metric"] == metric]
+    return max(3 / rows, (high - low) / 2)
+
+
+def cautions(metric: str, candidate: str, scores: dict[str, Any], comparisons: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each set that is too small to tell a difference of :data:`TELLABLE` from chance; of the test set the
+    widest of the candidate's paired differences counts.
+    """
     rows = scores[metric]["n"]
-    sets = {"test": (rows, max([3 / rows, *widest]))}
+    own = [each for each in comparisons if (each["left"], each["metric"]) == (candidate, metric)]
+    paired = [least_told(each["low"], each["high"], rows) for each in own]
+    sets = {"test": (rows, max(paired, default=least_told(0, 0, rows)))}
     of_set = {
         "out_of_domain": f"out_of_domain.{metric}",
         "harmful safety": "refused_harmful",
@@ -23,7 +29,7 @@ def cautions(metric: str, candidate: str, scores: dict[str, Any], comparisons: l
     }
     for name, key in of_set.items():
         if found := scores.get(key):
-            sets[name] = found["n"], max(3 / found["n"], (found["high"] - found["low"]) / 2)
+            sets[name] = found["n"], least_told(found["low"], found["high"], found["n"])
     return [
         f"The {name} set has {rows} rows: differences under {least:.2f} cannot be told from chance."
         for name, (rows, least) in sets.items()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ft_assets.core.cautions import least_told
 from ft_assets.core.conditions import Comparison, Relation, Term, parse, sum_text
 from ft_assets.core.errors import FineTuneError
 
@@ -25,6 +26,7 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 IN_WORDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
 INCUMBENT = "incumbent"
 CANDIDATE = "candidate"
+NO_PRICE = ": hardware.usd_per_hour gave no price when it was made; give one, take the evaluation's folder out of the store, run again"
 
 
 class GateClosed(FineTuneError):
@@ -74,7 +76,8 @@ def _judge_comparison(condition: Comparison, numbers: Mapping[str, float], resul
     missing = [name for name in condition.names() if name not in found]
     of_none = [name for name in missing if name.startswith(f"{INCUMBENT}.") and not results["incumbent"]]
     if left := [name for name in missing if name not in of_none]:
-        return Judged(text, False, found, f"The evaluation has no number for {', '.join(left)}.")
+        why = NO_PRICE if any(name.endswith(".usd_per_1000_requests") for name in left) else ""
+        return Judged(text, False, found, f"The evaluation has no number for {', '.join(left)}{why}.")
     if of_none:
         return Judged(
             text,
@@ -112,7 +115,8 @@ def _judge_relation(condition: Relation, results: Mapping[str, Any]) -> Judged:
     if passed:
         sentence += "better" if low > 0 else "not shown to be worse"
     if low <= 0 <= high:
-        sentence += f"; no difference can be told, and one of {shown((high - low) / 2)} might go unseen on so few rows"
+        unseen = least_told(low, high, entry["n"])
+        sentence += f"; no difference can be told, and one of {shown(unseen)} might go unseen on so few rows"
     return Judged(text, passed, numbers, sentence + ".")
 
 

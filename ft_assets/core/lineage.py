@@ -197,7 +197,7 @@ class _Adding:
             self.pass_through("merged_model", "classifier")
         if recipe.quantize:
             learned = {"tokenized_splits": self.made("tokenized_splits")} if AUTO_ROUND in recipe.quantize else {}
-            settings = {"formats": sorted(set(recipe.quantize)), **({"seed": recipe.seed} if learned else {})}
+            settings = {"formats": sorted(recipe.quantize), **({"seed": recipe.seed} if learned else {})}
             self.add("quantized_model", settings, merged_model=self.made("merged_model"), **learned)
         else:
             self.pass_through("quantized_model", "merged_model")

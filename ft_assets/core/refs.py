@@ -95,12 +95,15 @@ class Refs:
         """
         path = self._place(kind, key)
         try:
-            found: dict[str, Any] = json.loads(self.fs.cat_file(path))
+            found = json.loads(self.fs.cat_file(path))
+            fault = None if isinstance(found, dict) else f"it holds {found!r:.40}"
         except FileNotFoundError:
             return None
         except ValueError as error:  # no JSON, or no text
+            fault = str(error)
+        if fault is not None:
             raise CorruptArtifact(
-                f"{path} cannot be read ({error}). Bring it back from a backup, or remove it: then the store knows nothing by "
+                f"{path} cannot be read ({fault}). Bring it back from a backup, or remove it: then the store knows nothing by "
                 "this name, as if it had never been written"
-            ) from error
-        return found
+            )
+        return dict(found)

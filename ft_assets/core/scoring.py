@@ -55,8 +55,7 @@ def score(
     """
     sets = aligned(candidate, {name: entry["answers"] for name, entry in contestants.items()})
     kinds = {name: entry["kind"] for name, entry in contestants.items()}
-    of_labels = METRICS_OF_LABELS if settings["metric"] in METRICS_OF_LABELS else ()  # both are told, whichever decides
-    metrics = list(dict.fromkeys([settings["metric"], *settings.get("metrics", []), *of_labels]))
+    metrics = _metrics(settings)
     given = {part: {row["answer"] for own in sets.values() for row in own.get(part, [])} for part in ANSWERED}
     samples = settings["bootstrap_samples"]
     scored = {name: Scored(name, own, metrics, given, samples, seed) for name, own in sets.items()}
@@ -85,6 +84,25 @@ def score(
         "warnings": cautions(settings["metric"], candidate, found[candidate]["scores"], compared),
         **({"judge": JUDGE} if any("safety" in own for own in sets.values()) else {}),
     }
+
+
+def _metrics(settings: dict[str, Any]) -> list[str]:
+    """That of the verdict first. Of labels both are told, whichever decides."""
+    of_labels = METRICS_OF_LABELS if settings["metric"] in METRICS_OF_LABELS else ()
+    return list(dict.fromkeys([settings["metric"], *settings.get("metrics", []), *of_labels]))
+
+
+def check_expected(settings: dict[str, Any], part: str, rows: list[Row]) -> None:
+    """Refuses questions that no answer could be scored on, before anyone is asked.
+
+    Args:
+        rows: each with its ``row_id`` and ``expected``; those after the first ``max_rows`` are asked of nobody.
+
+    Raises:
+        FineTuneError: a metric cannot read an expected answer; names the row.
+    """
+    asked = rows[: settings.get("max_rows")]
+    _per_row("the expected answer", part, [{**row, "answer": row["expected"]} for row in asked], _metrics(settings))
 
 
 def summary(results: Results) -> Results:

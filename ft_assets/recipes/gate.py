@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ft_assets.core.conditions import Comparison, ConditionError, check_names, parse
+from ft_assets.recipes.classifying import METRICS_OF_LABELS
 from ft_assets.recipes.evaluation import FROM_TRAINING_ROWS, candidate, kinds
 
 COSTS = (
@@ -18,6 +19,7 @@ COSTS = (
     "answer_tokens",
     "usd_per_1000_requests",
 )
+COSTS_OF_CLASSIFIER = ("size_bytes", "seconds", "rows_per_second", "usd_per_1000_requests")
 PROMPTED = tuple(f"base_{name}" for name in FROM_TRAINING_ROWS)
 # What a set of rows that only some contestants are asked tells of them.
 OF_ROLE = {
@@ -76,7 +78,8 @@ def names(recipe: Any) -> list[str]:
 
 def compared_metrics(recipe: Any) -> list[str]:
     """The metrics by which contestants are compared row by row on the test set; more is better of each."""
-    return [recipe.evaluation.metric, *recipe.evaluation.metrics]
+    wanted = recipe.evaluation
+    return list(dict.fromkeys([wanted.metric, *wanted.metrics, *(METRICS_OF_LABELS if wanted.of_labels else ())]))
 
 
 def pairs(recipe: Any) -> set[tuple[str, str]]:
@@ -90,8 +93,12 @@ def pairs(recipe: Any) -> set[tuple[str, str]]:
 
 def _scores(recipe: Any, name: str, kind: str) -> list[str]:
     task, of_both = compared_metrics(recipe), name in _measured(recipe)
+    if recipe.classifier is not None:
+        sets = ["", *(["out_of_domain."] if recipe.data.out_of_domain else [])]
+        sure = ["calibration_error"] if kind == "trained" else []
+        return [*(f"{part}{metric}" for part in sets for metric in task), *sure, *COSTS_OF_CLASSIFIER]
     found = [*task, "calibration_error", *COSTS]
-    found += ["perplexity"] if recipe.classifier is None and name not in PROMPTED else []
+    found += ["perplexity"] if name not in PROMPTED else []
     found += ["reward"] if of_both and recipe.reward is not None else []
     found += ["memorized"] if of_both and recipe.evaluation.memorization else []
     if kind == "quantized":

@@ -9,9 +9,10 @@ from ft_assets.core.release import Release
 from ft_assets.core.signing import SIGNATURE
 from ft_assets.report.contestants import label
 from ft_assets.report.forms import FORMS
-from ft_assets.report.measures import measure
+from ft_assets.report.measures import COSTS, measure
 
 OF_SETS = "out_of_domain."
+SHOWN_COSTS = ("size_bytes", "tokens_per_second", "usd_per_1000_requests")
 
 
 def model_card(release: Release, forms: Iterable[str], signed: bool) -> str:
@@ -99,11 +100,11 @@ def _scores(release: Release) -> str:
     def row(name: str, body: dict[str, Any]) -> list[str]:
         cells = [_interval(body["scores"].get(key), "score") for key in shown]
         costs = body["costs"]
-        size = f"{costs['size_bytes'] / 1e6:.0f}"
-        speed, price = _cost(costs, "tokens_per_second", "{:.0f}"), _cost(costs, "usd_per_1000_requests", "{:.4f}")
-        return [label(name), *cells, size, speed, price]
+        found = [FORMS[COSTS[key][1]](costs[key]) if costs.get(key) else "" for key in told]
+        return [label(name), *cells, *found]
 
-    columns = ["contestant", *shown, "weights (MB)", "tokens/s", "USD per 1000 requests"]
+    told = [key for key in SHOWN_COSTS if any(body["costs"].get(key) for body in contestants.values())]
+    columns = ["contestant", *shown, *(COSTS[key][0] for key in told)]
     return (
         f"Means with 95% bootstrap intervals; {metric} decides, on {release.scores[metric]['n']} held-out rows. This release "
         f"is **{label(release.candidate)}**.\n\n{_table(columns, [row(*each) for each in contestants.items()])}"
@@ -119,11 +120,6 @@ def _every_score(release: Release) -> str:
         for metric, score in release.scores.items()
     ]
     return _table(["score", *(label(name) for name in names), "rows"], rows)
-
-
-def _cost(costs: dict[str, Any], name: str, form: str) -> str:
-    value = costs.get(name)
-    return "" if value is None else form.format(value)
 
 
 def _interval(score: dict[str, Any] | None, form: str) -> str:
@@ -156,7 +152,7 @@ def _measures(release: Release) -> str:
     for name, found in release.results["measures"].items():
         title, form, reading = measure(name)
         rows.append([title, _interval(found, form), str(found["n"]), reading])
-    return _table(["of the candidate against the base", "", "rows", "how to read it"], rows) if rows else ""
+    return _table(["measure", "found", "rows", "how to read it"], rows) if rows else ""
 
 
 def _labels(release: Release) -> str:

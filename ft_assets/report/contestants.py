@@ -9,6 +9,7 @@ LABELS = {
     "cpt": "continued pretraining",
     "sft": "SFT",
     "nf4": "NF4",
+    "auto_round": "AutoRound",
     "incumbent": "published now",
     "majority": "most frequent label",
 }
@@ -19,7 +20,7 @@ ELSEWHERE = {*REFUSALS, *GENERAL, "perplexity", "memorized"}  # scores that sect
 
 
 def label(name: str) -> str:
-    return LABELS.get(name) or name.replace("_", " ", 1).replace("gguf", "GGUF").replace("gptq", "GPTQ")
+    return LABELS.get(name) or name.replace("gguf_", "GGUF ")
 
 
 def contestants(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -45,8 +46,6 @@ def _contestant(name: str, body: dict[str, Any], metric: str, against: dict[str,
         "kind": body["kind"],
         **scores[metric],
         "perplexity": scores["perplexity"]["mean"] if "perplexity" in scores else None,
-        "size_bytes": costs["size_bytes"],
-        "rows_per_second": rate,
         "seconds_per_1000_requests": 1000 / rate if rate else None,
         "out_of_domain": scores.get(f"out_of_domain.{metric}"),
         "scores": scores,

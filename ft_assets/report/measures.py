@@ -1,7 +1,16 @@
-"""What each measure beside the task is called, on the page and in the model card."""
+"""What each cost, and each measure beside the task, is called on the page and in the model card."""
 
 from ft_assets.report.contestants import label
 
+# Title and form of its number.
+COSTS = {
+    "usd_per_1000_requests": ("per thousand requests", "usd"),
+    "latency_p50_seconds": ("latency p50", "duration"),
+    "latency_p95_seconds": ("latency p95", "duration"),
+    "tokens_per_second": ("tokens/s", "rate"),
+    "peak_memory_bytes": ("peak memory", "bytes"),
+    "size_bytes": ("weights", "bytes"),
+}
 # Title, form of its number, and what a reader should know.
 MEASURES = {
     "forgetting.perplexity_ratio": (

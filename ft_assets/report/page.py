@@ -11,17 +11,12 @@ from ft_assets.report.contestants import label
 from ft_assets.report.drawn import figures
 from ft_assets.report.forms import FORMS
 from ft_assets.report.marks import Fact, at, entries, marked, number, visible
-from ft_assets.report.measures import measure
+from ft_assets.report.measures import COSTS, measure
 
 # What a table of contestants shows where any of them has it: place in the facts, title, form.
-COSTS = (
-    ("costs/usd_per_1000_requests", "per thousand requests", "usd"),
+TOLD_OF_COSTS = (
     ("seconds_per_1000_requests", "time per thousand", "duration"),
-    ("costs/latency_p50_seconds", "latency p50", "duration"),
-    ("costs/latency_p95_seconds", "latency p95", "duration"),
-    ("costs/tokens_per_second", "tokens/s", "rate"),
-    ("costs/peak_memory_bytes", "peak memory", "bytes"),
-    ("size_bytes", "weights", "bytes"),
+    *((f"costs/{name}", title, form) for name, (title, form) in COSTS.items()),
 )
 BESIDES = (
     ("scores/general_accuracy", "general questions right", "score"),
@@ -60,7 +55,7 @@ def render(facts: dict[str, Any]) -> str:
     return environment.get_template("page.html.jinja").render(
         facts=root,
         figures={name: Markup(svg) for name, svg in figures(facts).items()},
-        costs=_present(facts, COSTS),
+        costs=_present(facts, TOLD_OF_COSTS),
         besides=_present(facts, BESIDES),
         tiles=TILES,
         marks=MARKS,

@@ -89,7 +89,7 @@ def _costs(found: list[dict[str, Any]], best: int, other: int | None) -> list[st
 def _incumbent(found: list[dict[str, Any]]) -> str:
     place = next((place for place, one in enumerate(found) if one["kind"] == "incumbent"), None)
     if place is None:
-        return "Nothing is published yet to compare it with."
+        return "No other model of this recipe has been published to compare it with."
     path = f"/contestants/{place}"
     if found[place]["against"] is None:
         return f"What is published now scores {_interval(path)}."

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ft_assets.core.artifact import Artifact
-from ft_assets.core.errors import FineTuneError, MissingInput
+from ft_assets.core.errors import FineTuneError
 from ft_assets.core.reasons import RowFault
 from ft_assets.worker.contestants import Contestants, Loaded, Peak
 from ft_assets.worker.generate import Answer, generate, room
@@ -48,12 +48,13 @@ def make(job: Job, contestants: Contestants, questions: Artifact) -> None:
 def _loaded(job: Job, contestants: Contestants, who: str) -> Loaded:
     try:
         return contestants.of(job)
-    except MissingInput as error:
+    except FineTuneError as error:
         if who != "incumbent":
             raise
-        raise MissingInput(
-            f"the incumbent's model is gone from the store, so nothing can be compared with it: {error}. Make it again with "
-            "the recipe that it came from, or make another release the champion (ft rollback)"
+        raise FineTuneError(
+            f"the incumbent cannot be asked, so nothing can be compared with it: {error}. Make its model again with the recipe "
+            "that it came from, make another release the champion (ft rollback), or give this recipe another name: it starts "
+            "without an incumbent"
         ) from error
 
 

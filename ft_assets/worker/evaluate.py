@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ft_assets.core.artifact import Artifact
-from ft_assets.core.scoring import score, summary
+from ft_assets.core.scoring import ANSWERED, check_expected, score, summary
 from ft_assets.recipes.evaluation import KIND_OF
 from ft_assets.worker import answers, classify, questions
 from ft_assets.worker.batches import opened
@@ -34,6 +34,8 @@ def run(job: Job) -> None:
     dtype = pick_dtype(device, job.execution["dtype"])
     names = [name for kind, _, name in map(_parted, job.execution["parts"]) if kind == "answers"]
     gathering = Gathering(job, Contestants(device, dtype))
+    for part in ANSWERED:
+        check_expected(job.identity["evaluation"], part, gathering.questions.json(f"{part}.json"))
     contestants = {}
     for index, name in enumerate(names):
         job.progress(f"evaluating {name}", step=index, total=len(names))
@@ -58,8 +60,8 @@ def commit(
     price = float(job.execution.get("usd_per_hour", 0.0))
     for contestant in contestants.values():
         costs = contestant["answers"]["costs"]
-        seconds_per_row = 1 / costs["rows_per_second"] if costs["rows_per_second"] else 0.0
-        costs["usd_per_1000_requests"] = 1000 * seconds_per_row / SECONDS_PER_HOUR * price
+        if price and costs["rows_per_second"]:  # without a price there is no cost: one of nothing would meet any gate
+            costs["usd_per_1000_requests"] = 1000 / costs["rows_per_second"] / SECONDS_PER_HOUR * price
     results = score(job.identity["evaluation"], job.identity["seed"], job.identity["candidate"], contestants, incumbent)
     tracker = Tracker(job, {"identity": job.identity})
     with job.commit() as staging:

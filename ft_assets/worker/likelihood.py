@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ft_assets.worker.generate import room
 from ft_assets.worker.template import IGNORED
 
 # A longer text is read in windows, as it is where the model itself reaches less far.
@@ -143,8 +144,8 @@ def _start(tokenizer: Any) -> int:
 
 def _reach(model: Any) -> int:
     """Tokens that a model has positions for, after its virtual ones."""
-    positions = getattr(model.config, "max_position_embeddings", None) or WINDOW_TOKENS
-    return max(1, positions - len(getattr(model, "virtual_ids", [])))
+    most = room(model, 0)
+    return WINDOW_TOKENS if most is None else max(1, most)
 
 
 def choices(model: Any, tokenizer: Any, rows: list[Row], batch_size: int) -> list[Row]:

@@ -307,7 +307,7 @@ def test_refs_keep_names_apart_and_return_them(root, open_store):
     assert list(reader.refs("raw_corpus", "a")) == sorted(name for name in ODD if name.startswith("a"))
 
 
-@pytest.mark.parametrize("damage", [b"", b'{"fingerprint": "ol', b"\xff\x00"])
+@pytest.mark.parametrize("damage", [b"", b'{"fingerprint": "ol', b"\xff\x00", b"[1]"])
 def test_a_damaged_ref_is_named_with_what_to_do(root, open_store, damage):
     store = open_store(root)
     store.set_ref("champion", "a@1", {"fingerprint": "old"})

@@ -87,6 +87,8 @@ def test_a_difference_that_a_small_set_cannot_tell_is_said():
     found = judged("policy not worse than base_few_shot at 95%", compared("base_few_shot", -0.3, -0.05, 0.2))
     assert found.passed
     assert "not shown to be worse; no difference can be told, and one of 0.25 might go unseen" in found.sentence
+    alike = judged("policy not worse than base_few_shot at 95%", compared("base_few_shot", 0.0, 0.0, 0.0))
+    assert "one of 0.125 might go unseen" in alike.sentence, "3 of 24 rows may differ where none does"
     sure = judged("policy not worse than base_few_shot at 95%", compared("base_few_shot", 0.1, 0.2, 0.3))
     assert "unseen" not in sure.sentence
 
@@ -155,3 +157,9 @@ def test_an_override_opens_it_for_the_conditions_it_names_alone():
 )  # fmt: skip
 def test_numbers_for_people(value, text):
     assert shown(value) == text
+
+
+def test_a_cost_without_a_price_keeps_the_gate_shut_and_says_what_to_give():
+    [found] = judge(["candidate.usd_per_1000_requests <= 1"], {}, {"incumbent": None}, None)
+    assert not found.passed
+    assert "hardware.usd_per_hour" in found.sentence

@@ -236,8 +236,8 @@ def test_the_order_of_a_list_that_is_a_set_changes_nothing(demo):
 
 
 def test_only_a_form_that_is_learned_from_rows_stands_on_the_splits_and_the_seed(demo):
-    plain = stages({**demo, "quantize": ["nf4", "nf4"]})["quantized_model"]
-    assert (plain.identity, set(plain.upstream)) == ({"formats": ["nf4"]}, {"merged_model"})
+    plain = stages({**demo, "quantize": ["nf4", "int8"]})["quantized_model"]
+    assert (plain.identity, set(plain.upstream)) == ({"formats": ["int8", "nf4"]}, {"merged_model"})
     learned = stages({**demo, "quantize": ["auto_round"]})["quantized_model"]
     assert learned.identity["seed"] == demo["seed"]
     assert learned.upstream["tokenized_splits"][0] == "tokenized_splits"

@@ -8,7 +8,7 @@ import scored
 
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.metrics import METRICS
-from ft_assets.core.scoring import names, score, summary
+from ft_assets.core.scoring import check_expected, names, score, summary
 
 SETTINGS = {"metric": "entity_f1", "metrics": ["exact_match"], "bootstrap_samples": 300}
 
@@ -301,3 +301,11 @@ def test_a_cost_that_is_no_number_is_refused():
     contestants["nf4"]["answers"]["costs"]["seconds"] = math.nan
     with pytest.raises(FineTuneError, match="nf4: seconds is nan"):
         score(SETTINGS, 1, "policy", contestants)
+
+
+def test_a_question_that_no_answer_can_be_scored_on_is_refused_before_anyone_is_asked():
+    rows = [{"row_id": "r0", "expected": '{"Ann": "person"}'}, {"row_id": "r1", "expected": "Ann"}]
+    with pytest.raises(FineTuneError, match=r"test row r1 cannot be scored by entity_f1.*mend the row"):
+        check_expected(SETTINGS, "test", rows)
+    check_expected(SETTINGS | {"max_rows": 1}, "test", rows)
+    check_expected({"metric": "exact_match"}, "test", rows)

@@ -15,6 +15,7 @@ from reading import Page, read_back
 from sample import NO_GATE, facts, gate
 from sample import made as artifacts_of
 
+from ft_assets.assets.eval_report import needed
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.metrics import METRICS
 from ft_assets.report.marks import look_up
@@ -153,11 +154,22 @@ def test_the_headline_says_what_the_gate_and_the_published_model_say(samples) ->
     assert "what is published now" in told["passed"]
     assert "so that this model is not published: 1 of 2 conditions" in told["failed"]
     assert "safety.refusal_drop <= 0.02 (0.061 is more than 0.02.)" in told["failed"]
-    assert "Nothing is published yet" in told["failed"]
+    assert "No other model of this recipe has been published" in told["failed"]
     assert "overridden by Rosa Okafor (The eight prompts were read by hand; none is harmful.)" in told["many"]
     assert "The recipe sets no gate" in told["classifier"]
     assert re.search(r"A thousand requests cost \$0\.00\d+, with base, retrieval \$0\.0\d+", told["passed"])
     assert "hardware.usd_per_hour gives no price" in told["classifier"]
+
+
+@pytest.mark.parametrize("outcome", ["better", "cannot tell"])
+def test_the_check_of_prompting_says_what_the_candidate_does_not_beat(samples, outcome) -> None:
+    body = deepcopy(samples["passed"])
+    for one in body["contestants"]:
+        if one["against"]:
+            one["against"]["outcome"] = outcome if one["name"] == "base_few_shot" else "better"
+    found = needed(body)
+    assert found.passed == (outcome == "better")
+    assert ("(base, few-shot: cannot tell)" in (found.description or "")) != found.passed
 
 
 def test_the_page_names_the_sweep_that_chose_the_settings(samples, pages) -> None:

@@ -111,6 +111,8 @@ def test_what_is_not_known_is_not_claimed():
 def test_the_card_tells_every_score_with_its_interval_and_what_the_gate_said(made):
     text = read(made).text
     metric = made.results["metric"]
+    priced = any(body["costs"].get("usd_per_1000_requests") for body in made.results["contestants"].values())
+    assert ("| per thousand requests |" in text) == priced, "a cost of nothing is none"
     for body in made.results["contestants"].values():
         score = body["scores"][metric]
         assert f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]" in text

@@ -8,7 +8,7 @@ import torch
 from splitting import HALF, Splitter, pairs, talk, talks
 from training import School, settings
 
-from ft_assets.core.errors import FineTuneError, MissingInput
+from ft_assets.core.errors import FineTuneError
 from ft_assets.core.lineage import parts
 from ft_assets.worker import evaluate, generate, merge, quantize
 from ft_assets.worker.answers import Asking, with_examples
@@ -124,7 +124,7 @@ def test_costs_are_told(evaluated):
         assert costs["size_bytes"] > 0
         assert costs["prompts_shortened"] == 0
     told = evaluated.results["contestants"]["sft"]["costs"]
-    assert told["usd_per_1000_requests"] == 0
+    assert "usd_per_1000_requests" not in told, "no price was given"
 
 
 def test_what_it_costs_follows_the_price_and_asks_nobody_again(evaluated, unasked):
@@ -158,6 +158,17 @@ def test_another_metric_asks_nobody_again(evaluated, unasked):
     assert evaluated.answered() == before
     assert unasked == []
     assert "token_f1" in found["contestants"]["sft"]["scores"]
+
+
+def test_nobody_is_asked_what_no_answer_could_be_scored_on(tmp_path, tiny_base, unasked):
+    own = Evaluations(tmp_path, tiny_base)
+    own.change(metric="numeric_answer")
+    own.school.splits()
+    stages = own.school.stages()
+    job = own.school.splitter.job(stages["evaluation"], {**EXECUTION, "parts": parts(stages, "evaluation")})
+    with pytest.raises(FineTuneError, match=r"out_of_domain row \S+ cannot be scored by numeric_answer"):
+        evaluate.run(job)
+    assert unasked == []
 
 
 def test_a_damaged_answer_is_asked_for_again_and_is_the_same(evaluated, unasked):
@@ -287,7 +298,7 @@ def test_no_examples_are_not_shown_as_if_there_were_some(tiny_base):
 def test_an_incumbent_that_is_gone_is_named_with_what_to_do(evaluated):
     splitter = evaluated.school.splitter
     splitter.published = (("merged_model", "d" * 64),)
-    with pytest.raises(MissingInput, match=r"the incumbent's model is gone .* merged_model dddddddddddd.*ft rollback"):
+    with pytest.raises(FineTuneError, match=r"the incumbent cannot be asked.* merged_model dddddddddddd.*ft rollback"):
         evaluated.run()
     splitter.published = ()
 

@@ -10,7 +10,9 @@ from splitting import Splits, Splitter
 from training import EXECUTION, LABELLED, PLACEMENT, School, settings
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from ft_assets.core import scoring
 from ft_assets.core.errors import FineTuneError
+from ft_assets.recipes.gate import compared_metrics, names
 from ft_assets.worker import evaluate, trainers
 from ft_assets.worker.classify import classify
 from ft_assets.worker.models import load_classifier
@@ -195,3 +197,8 @@ def test_held_out_rows_are_all_classified_and_read_as_far_as_they_fit(tmp_path, 
     assert contestants["classifier"]["truncated"] == {"test": 1}
     assert sum(entry["rows"] for entry in contestants["classifier"]["calibration"]) == 5
     assert all(1 / 3 <= row["confidence"] <= 1 for row in contestants["classifier"]["answers"]["test"])
+    gated = own.splitter.recipe
+    assert set(names(gated)) == set(scoring.names(found)), "a gate may name every number, and no other"
+    assert (
+        {entry["metric"] for entry in found["comparisons"]} == set(compared_metrics(gated)) == {"accuracy", "macro_f1"}
+    )

@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from ft_assets.worker import likelihood
 from ft_assets.worker.likelihood import answer_likelihoods, choices, text_likelihoods, windows
@@ -114,7 +115,7 @@ def test_a_choice_of_many_tokens_is_not_the_worse_for_its_length(tokenizer):
     class Even:
         """Finds every token equally likely."""
 
-        device, config = "cpu", type("Config", (), {"vocab_size": 259, "max_position_embeddings": 64})
+        device, config = "cpu", LlamaConfig(vocab_size=259, max_position_embeddings=64)
 
         def __call__(self, input_ids, attention_mask, use_cache, logits_to_keep):
             return type("Output", (), {"logits": torch.zeros(len(input_ids), len(logits_to_keep), 259)})
