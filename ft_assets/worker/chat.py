@@ -6,6 +6,7 @@ signal where it is interrupted while it loads.
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -52,6 +53,7 @@ def main(request: str) -> int:
 def _loaded(job: Job, live: bool) -> "Talk | Labels":
     if live:
         print(f"loading {job.execution['title']} ...", file=sys.stderr, flush=True)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of faster kernels, whatever model is loaded
     from ft_assets.worker.talk import begin
 
     talk = begin(job)
