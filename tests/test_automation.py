@@ -560,7 +560,8 @@ def test_sensors_stand_still_unless_the_deployment_says_otherwise(place):
         sensors = build(settings, catalog(settings)).get_repository_def().sensor_defs
         return {sensor.name: sensor.default_status.value for sensor in sensors}
 
-    assert statuses(place.settings) == {"new_data_sensor": "STOPPED", "retrain_sensor": "STOPPED"}
+    names = ("new_data_sensor", "prediction_sensor", "retrain_sensor")
+    assert statuses(place.settings) == dict.fromkeys(names, "STOPPED")
     on = Settings(**{**vars(place.settings), "sensors_run": True})
     assert set(statuses(on).values()) == {"RUNNING"}
 
