@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 from pydantic import Field
@@ -63,7 +64,7 @@ class Launcher(dg.ConfigurableResource, ABC):
         execution = {**request["execution"], "grace_seconds": self.grace_seconds}
         told = {"execution": execution, "progress": str(folder / "progress.jsonl"), "cache": self.cache}
         request = {**request, **told}
-        written = folder / "request.json.new"
+        written = folder / f"request.{uuid4().hex}.new"  # another process may start the same step just now
         written.write_text(json.dumps(request, indent=1))
         written.replace(folder / "request.json")  # which a worker of this run, taken up again, may be reading
         return folder, request

@@ -31,6 +31,7 @@ OTHER_RUN = "22222222-2222-4222-8222-222222222222"
 FINGERPRINT = "ab" * 32
 GIB = 2**30
 NUMBERS = itertools.count()
+STEP = "step "  # what the names of threads that a launcher runs in begin with
 SPEED = 10.0  # of the cluster's clock; jumps in it are a test's own
 
 
@@ -50,9 +51,12 @@ class ClusterClock:
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         until_then = self.cluster.clock.now + seconds
-        while self.cluster.clock.now < until_then and not self.stopped.is_set():
-            if threading.current_thread().name in self.interrupted:
+        step = threading.current_thread().name
+        while self.cluster.clock.now < until_then:
+            if step in self.interrupted or (self.stopped.is_set() and step.startswith(STEP)):
                 raise Interrupted
+            if self.stopped.is_set():
+                break
             if event.wait(self.poll_seconds):
                 return True
         return event.is_set()
@@ -191,7 +195,7 @@ class Site:
             except BaseException as error:  # noqa: BLE001 - told by the test
                 step.error = error
 
-        step.thread = threading.Thread(target=run, name=f"step {next(NUMBERS)}", daemon=True)
+        step.thread = threading.Thread(target=run, name=f"{STEP}{next(NUMBERS)}", daemon=True)
         step.thread.start()
         return step
 
@@ -236,6 +240,14 @@ class Site:
         with ArtifactStore(str(home), home).write("sft_adapter", FINGERPRINT, **kept) as staging:
             staging.write_json("made.json", {})
 
+    def end(self) -> None:
+        """Ends every step, and so what it follows: one that is left would take a core from the tests after it."""
+        self.clock.stopped.set()
+        for step in self.steps:
+            assert step.thread is not None
+            step.thread.join(60)
+            assert not step.thread.is_alive(), f"the step goes on after its test; it said: {step.said}"
+
     def jobs(self) -> list[str]:
         return [job["metadata"]["name"] for job in self.cluster.all(JOB)]
 
@@ -252,4 +264,4 @@ def site(folder: Path, patch: pytest.MonkeyPatch, script: Script | None = None, 
             with cluster.running_clock(SPEED):
                 yield found
         finally:
-            found.clock.stopped.set()
+            found.end()
