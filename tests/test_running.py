@@ -24,7 +24,7 @@ def place(tmp_path):
 
 
 def unchanged(place):
-    return running._unchanged(place.settings, catalog(place.settings), place.instance, [KEY])
+    return running.unchanged_batches(place.settings, catalog(place.settings), place.instance, [KEY])
 
 
 def ingest(place):

@@ -19,7 +19,8 @@ COSTS = (
     "answer_tokens",
     "usd_per_1000_requests",
 )
-COSTS_OF_CLASSIFIER = ("size_bytes", "seconds", "rows_per_second", "usd_per_1000_requests")
+COSTS_OF_MAJORITY = ("size_bytes", "seconds", "rows_per_second")  # all of them nothing
+COSTS_OF_CLASSIFIER = (*COSTS_OF_MAJORITY, "usd_per_1000_requests")
 PROMPTED = tuple(f"base_{name}" for name in FROM_TRAINING_ROWS)
 # What a set of rows that only some contestants are asked tells of them.
 OF_ROLE = {
@@ -95,8 +96,8 @@ def _scores(recipe: Any, name: str, kind: str) -> list[str]:
     task, of_both = compared_metrics(recipe), name in _measured(recipe)
     if recipe.classifier is not None:
         sets = ["", *(["out_of_domain."] if recipe.data.out_of_domain else [])]
-        sure = ["calibration_error"] if kind == "trained" else []
-        return [*(f"{part}{metric}" for part in sets for metric in task), *sure, *COSTS_OF_CLASSIFIER]
+        own = ("calibration_error", *COSTS_OF_CLASSIFIER) if kind == "trained" else COSTS_OF_MAJORITY
+        return [*(f"{part}{metric}" for part in sets for metric in task), *own]
     found = [*task, "calibration_error", *COSTS]
     found += ["perplexity"] if name not in PROMPTED else []
     found += ["reward"] if of_both and recipe.reward is not None else []

@@ -186,6 +186,7 @@ def test_held_out_rows_are_all_classified_and_read_as_far_as_they_fit(tmp_path, 
         "batch_size": 2,
         "partition": "r",
         "tracker": {"mode": "disabled"},
+        "usd_per_hour": 0.5,
     }
     evaluate.run(own.splitter.job(stage, execution))
     found = own.splitter.store.open("evaluation", stage.fingerprint).json("results.json")
