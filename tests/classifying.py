@@ -1,4 +1,4 @@
-"""What the tests of classifiers share: rows whose label follows from a word, and a made-up encoder of two layers."""
+"""What the tests of classifiers share: a recipe, rows whose label follows from a word, and a made-up encoder of two layers."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,27 @@ WORDS = {
     "hello": "other",
     "thanks": "other",
 }
+RECIPE = """
+name: tiny
+base_model: base
+seed: 5
+data:
+  max_length: 16
+  overlong: truncate
+  split: {validation: 0.1, test: 0.0}
+  classification: [tickets]
+  test: [tickets_test]
+adapter: {method: full}
+classifier: {learning_rate: 1.0e-3, global_batch_size: 2, num_train_epochs: 4}
+evaluation: {metric: accuracy, bootstrap_samples: 200}
+publish: {to: published/tiny}
+hardware: {device: cpu, dtype: float32, threads_per_process: 1}
+"""
+SOURCES = """
+sources:
+  tickets: {kind: classification, location: data/tickets, format: classification, licence: CC0-1.0}
+  tickets_test: {kind: classification, location: data/test, format: classification, licence: CC0-1.0}
+"""
 EVALUATION = {"metric": "accuracy"}
 
 

@@ -7,31 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from classifying import WORDS, make_tiny_encoder, tickets
+from classifying import RECIPE, SOURCES, WORDS, make_tiny_encoder, tickets
 from conftest import Workshop, outcome_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 pytestmark = pytest.mark.graph
-
-RECIPE = """
-name: tiny
-base_model: base
-seed: 5
-data:
-  max_length: 16
-  overlong: truncate
-  split: {validation: 0.1, test: 0.0}
-  classification: [tickets]
-  test: [tickets_test]
-adapter: {method: full}
-classifier: {learning_rate: 1.0e-3, global_batch_size: 2, num_train_epochs: 4}
-evaluation: {metric: accuracy, bootstrap_samples: 200}
-publish: {to: published/tiny}
-hardware: {device: cpu, dtype: float32, threads_per_process: 1}
-sources:
-  tickets: {kind: classification, location: data/tickets, format: classification, licence: CC0-1.0}
-  tickets_test: {kind: classification, location: data/test, format: classification, licence: CC0-1.0}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +21,7 @@ def shop(tmp_path_factory):
     make_tiny_encoder(shop.recipes / "base")
     shop.write_rows("tickets/one.jsonl", [*tickets(140), {"text": "no label"}])
     shop.write_rows("test/one.jsonl", [*tickets(40, 9000), {"text": "ticket 9999 refund", "label": "fault"}])
-    (shop.recipes / "tiny.yaml").write_text(RECIPE)
+    (shop.recipes / "tiny.yaml").write_text(RECIPE + SOURCES)
     shop.first = outcome_of(shop.ft("run", "tiny", "--json").stdout)
     return shop
 

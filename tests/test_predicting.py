@@ -7,7 +7,7 @@ import sys
 
 import polars as pl
 import pytest
-from classifying import make_tiny_encoder
+from classifying import RECIPE, SOURCES, make_tiny_encoder
 from conftest import ROOT, Workshop
 
 from ft_assets import predicting
@@ -21,25 +21,6 @@ PREDICTIONS = """
 predictions: {sources: [asked], model: champion, max_new_tokens: 4}
 sources:
   asked: {kind: prompt, location: data/asked, format: prompt, licence: CC0-1.0, duplicates: keep}
-"""
-CLASSIFIER = """
-name: tiny
-base_model: base
-seed: 5
-data:
-  max_length: 16
-  overlong: truncate
-  split: {validation: 0.1, test: 0.0}
-  classification: [tickets]
-  test: [tickets_test]
-adapter: {method: full}
-classifier: {learning_rate: 1.0e-3, global_batch_size: 2, num_train_epochs: 1}
-evaluation: {metric: accuracy, bootstrap_samples: 200}
-publish: {to: published/tiny}
-hardware: {device: cpu, dtype: float32, threads_per_process: 1}
-sources:
-  tickets: {kind: classification, location: data/tickets, format: classification, licence: CC0-1.0}
-  tickets_test: {kind: classification, location: data/test, format: classification, licence: CC0-1.0}
 """
 
 
@@ -66,7 +47,7 @@ def desk(tmp_path_factory) -> Workshop:
     make_tiny_encoder(base)
     load_classifier(base, torch.float32, ["fault", "money", "other"]).save_pretrained(model)
     load_tokenizer(base).save_pretrained(model)
-    (desk.recipes / "tiny.yaml").write_text(CLASSIFIER)
+    (desk.recipes / "tiny.yaml").write_text(RECIPE + SOURCES)
     store, made = ArtifactStore(str(desk.home / "store"), desk.home / "local"), "a" * 64
     with store.write("classifier", made, code_version="1", identity={"max_length": 16}, upstream={}) as staging:
         for path in model.iterdir():

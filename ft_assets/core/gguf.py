@@ -12,7 +12,6 @@ from ft_assets.core.errors import FineTuneError
 # The model_type of a config.json, and what llama.cpp calls it: it runs a Mistral as a llama.
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 FORMS = ("gguf_f16", "gguf_q8_0", "gguf_q4_0")
-BYTE_LEVEL = {"type": "ByteLevel", "use_regex": True}
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # How a tokenizer.json cuts a text before it merges bytes, and llama.cpp's name for the same.

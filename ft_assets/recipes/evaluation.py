@@ -7,17 +7,6 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from ft_assets.recipes.classifying import METRICS_OF_LABELS, check_measures
 from ft_assets.recipes.strict import Strict, each_once
 
-METRICS_OF_ANSWERS = (
-    "exact_match",
-    "entity_f1",
-    "token_f1",
-    "json_valid",
-    "json_field_f1",
-    "numeric_answer",
-    "rouge_l",
-    "label_accuracy",
-    "label_macro_f1",
-)
 TRAINED = ("cpt", "sft", "policy", "classifier")  # stages that make a contestant, in their order
 FROM_TRAINING_ROWS = ("few_shot", "retrieval")
 # By contestant; those that are not named here are quantized forms, each by its own name.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from classifying import RECIPE
 
 from ft_assets.core.artifact import Artifact, Manifest
 from ft_assets.core.canonical import fingerprint
@@ -15,22 +16,12 @@ from ft_assets.report.facts import gather
 
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0"}
 TRAINED = {"cpt_adapter": 5.5, "sft_adapter": 3.2, "reward_model": 0.69, "policy": 0.69}  # their first loss
-CLASSIFIER = """
-name: tickets
-description: Tells what a ticket is about.
-base_model: base
-seed: 5
-data:
-  max_length: 16
-  overlong: truncate
-  split: {validation: 0.1, test: 0.0}
-  classification: [tickets]
-  test: [tickets_test]
-adapter: {method: full}
-classifier: {learning_rate: 1.0e-3, global_batch_size: 2, num_train_epochs: 4}
-evaluation: {metric: accuracy, bootstrap_samples: 200}
-publish: {to: published/tickets}
-"""
+CLASSIFIER = {
+    **yaml.safe_load(RECIPE),
+    "name": "tickets",
+    "description": "Tells what a ticket is about.",
+    "publish": {"to": "published/tickets"},
+}
 
 
 def facts(folder: Path, results: dict[str, Any], judged: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +32,7 @@ def facts(folder: Path, results: dict[str, Any], judged: dict[str, Any]) -> dict
 def made(folder: Path, results: dict[str, Any]) -> tuple[Recipe, dict[str, Artifact], dict[str, Artifact]]:
     """The recipe, its artifacts by stage, and its validated batches."""
     classifies = results["candidate"] == "classifier"
-    recipe = Recipe.model_validate(yaml.safe_load(CLASSIFIER)) if classifies else demo()
+    recipe = Recipe.model_validate(CLASSIFIER) if classifies else demo()
     trained = {"classifier": 1.1} if classifies else TRAINED
     parent = ["base_model", "tokenized_splits"]
     found: dict[str, Artifact] = {}

@@ -62,7 +62,7 @@ def release(**changed) -> Release:
 
 
 def classifier() -> Release:
-    return release(recipe=Recipe.model_validate(yaml.safe_load(CLASSIFIER)), results=classified(), gate=NO_GATE)
+    return release(recipe=Recipe.model_validate(CLASSIFIER), results=classified(), gate=NO_GATE)
 
 
 @pytest.fixture(scope="module", params=["answers", "overridden", "labels"])
