@@ -7,7 +7,7 @@ from typing import Any
 
 from ft_assets.core.canonical import sha256_file
 from ft_assets.core.errors import Problem, RecipeError
-from ft_assets.recipes.load import positions
+from ft_assets.recipes.yaml_file import positions
 
 EMBEDDED = {
     "kind": "embedded",

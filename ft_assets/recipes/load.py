@@ -4,29 +4,22 @@ A file may hold ``sources:`` (name to source), a recipe, or both. Several folder
 once only.
 """
 
-import copy
 import difflib
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
-
-import yaml
-from pydantic import BaseModel, ValidationError
+from typing import Any, Generic, TypeVar
 
 from ft_assets.core.errors import Problem, RecipeError
 from ft_assets.core.location import Found, access_errors, find_batches, in_words
+from ft_assets.recipes.faults import line_of, validate
 from ft_assets.recipes.predictions import kind_of_predictions
 from ft_assets.recipes.schema import NAME, SOURCE_ROLES, Recipe, Source, kind_of_role
+from ft_assets.recipes.yaml_file import Location, dotted, positions, read_yaml
 
 SHIPPED = Path(__file__).parent
-MAX_FIELDS = 20_000
-USER_INFO = re.compile(r"://[^/@\s]*@")  # may hold a key
-Location = tuple[str | int, ...]
 T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -79,7 +72,7 @@ class Catalog:
             if name in self.source_faults:
                 problems += self.source_faults[name]
             elif fault := self._misnamed(name, kind) or self._repeats(name, where[0]):
-                problems.append(Problem(str(file), positions(file).get(where, 1), _dotted(where), *fault))
+                problems.append(Problem(str(file), positions(file).get(where, 1), dotted(where), *fault))
         return list(dict.fromkeys(problems))
 
     def _repeats(self, name: str, part: str) -> tuple[str, str] | None:
@@ -201,7 +194,7 @@ def add_file(catalog: Catalog, file: Path) -> str:
 def _add_file(catalog: Catalog, file: Path) -> None:
     catalog.drafts[file] = {}
     try:
-        document, lines = _read(file)
+        document, lines = read_yaml(file)
     except RecipeError as error:
         catalog.problems += error.problems
         return
@@ -214,7 +207,7 @@ def _add_file(catalog: Catalog, file: Path) -> None:
         _add_source(catalog, str(name), body, file, lines)
     if document:
         catalog.drafts[file] = document
-        recipe, faults = _validate(Recipe, document, file, lines, ())
+        recipe, faults = validate(Recipe, document, file, lines, ())
         if recipe is not None:
             faults += _declare(catalog.recipes, "recipe", recipe.name, recipe, file, lines.get(("name",), 1))
         catalog.problems += faults
@@ -222,10 +215,10 @@ def _add_file(catalog: Catalog, file: Path) -> None:
 
 def _add_source(catalog: Catalog, name: str, body: Any, file: Path, lines: dict[Location, int]) -> None:
     where = ("sources", name)
-    line = _line_of(lines, where)
-    source, faults = _validate(Source, body, file, lines, where)
+    line = line_of(lines, where)
+    source, faults = validate(Source, body, file, lines, where)
     if not re.fullmatch(NAME, name):
-        faults.append(Problem(str(file), line, _dotted(where), f"the name {name!r:.80}", f"a name that matches {NAME}"))
+        faults.append(Problem(str(file), line, dotted(where), f"the name {name!r:.80}", f"a name that matches {NAME}"))
     elif source is not None:
         faults += _declare(catalog.sources, "source", name, source, file, line)
     if faults:
@@ -239,193 +232,3 @@ def _declare(table: dict[str, Loaded[Any]], what: str, name: str, value: Any, fi
         return [Problem(str(file), line, f"{what} {name}", found, "a name of its own")]
     table[name] = Loaded(value, file)
     return []
-
-
-def _validate(
-    model: type[M], body: Any, file: Path, lines: dict[Location, int], prefix: Location
-) -> tuple[M | None, list[Problem]]:
-    """The body as a model, or None and its faults, one for each field."""
-    try:
-        return model.model_validate(body), []
-    except ValidationError as error:
-        problems: dict[str, Problem] = {}
-        for fault in error.errors(include_url=False):
-            where, branch = _place(fault, body)
-            name, allowed = _dotted((*prefix, *where)) or "recipe", branch or _allowed(model, fault)
-            if name in problems:
-                both = " or ".join(dict.fromkeys([problems[name].allowed, allowed]))
-                problems[name] = replace(problems[name], allowed=both)
-            else:
-                problems[name] = Problem(str(file), _line_of(lines, (*prefix, *where)), name, _found(fault), allowed)
-    return None, list(problems.values())
-
-
-def _place(fault: Any, body: Any) -> tuple[Location, str]:
-    """The field of a fault, and the branch of a union it is about: pydantic puts both into one location."""
-    where: list[str | int] = []
-    for part in fault["loc"]:
-        inside = part in body if isinstance(body, dict) else isinstance(body, list) and part in range(len(body))
-        if not inside and isinstance(body, dict) and part == body.get("method"):
-            continue  # the tag of a union that tells its branches apart by ``method``
-        if not inside and fault["type"] != "missing":
-            of_pydantic = fault["type"] == "invalid_key" or str(part).startswith(("function-", "["))
-            return tuple(where), "" if of_pydantic else str(part)
-        where.append(part)
-        body = body[part] if inside else None
-    if fault["type"].startswith("union_tag"):
-        where.append("method")
-    return tuple(where), ""
-
-
-def _line_of(lines: dict[Location, int], where: Location) -> int:
-    for length in range(len(where), -1, -1):
-        if where[:length] in lines:
-            return lines[where[:length]]
-    return 1
-
-
-def _dotted(where: Location) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
-
-
-def _found(fault: Any) -> str:
-    if fault["type"] in ("missing", "union_tag_not_found"):
-        return "nothing"
-    if fault["type"] == "union_tag_invalid":
-        return repr(fault["ctx"]["tag"])
-    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
-        return str(fault["ctx"]["error"])
-    shown = "not shown" if _may_be_secret(fault["loc"]) else f"{USER_INFO.sub('://...@', repr(fault['input'])):.80}"
-    return f"an unknown field (value {shown:.60})" if fault["type"] == "extra_forbidden" else shown
-
-
-def _may_be_secret(where: Location) -> bool:
-    """Whether a value stands where somebody may have put a secret: errors go to logs. Variables are written in capitals."""
-    return any(part in ("env", "env_from_secrets") or str(part).isupper() for part in where)
-
-
-def _allowed(model: type[BaseModel], fault: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        fields = _fields_at(model, fault["loc"][:-1])
-        near = difflib.get_close_matches(str(fault["loc"][-1]), fields, n=1)
-        return f"{near[0]} (did you mean that?)" if near else ", ".join(fields)
-    if fault["type"] == "union_tag_invalid":
-        return str(fault["ctx"]["expected_tags"])
-    if fault["type"] in ("missing", "union_tag_not_found"):
-        return "a value; this field has no default"
-    if fault["type"] == "value_error":
-        return "fields that fit together" if isinstance(fault["input"], dict) else str(fault["ctx"]["error"])
-    return str(fault["msg"]).removeprefix("Input should be ").removeprefix("String should ")
-
-
-def _fields_at(model: type[BaseModel], where: Location) -> list[str]:
-    found = [model]
-    for part in where:
-        tagged = [each for each in found if part in _methods(each)]
-        if tagged and len(found) > 1:
-            found = tagged
-            continue
-        fields = [each.model_fields[str(part)].annotation for each in found if str(part) in each.model_fields]
-        if fields:  # else it is an index, or a key of a mapping
-            found = [model for annotation in fields for model in _models_in(annotation)]
-    return list(found[0].model_fields) if found else []
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models of an annotation, also those in lists and mappings."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for option in get_args(annotation):
-        yield from _models_in(option)
-
-
-def _methods(model: type[BaseModel]) -> tuple[Any, ...]:
-    """The values of ``method`` by which a union knows this branch."""
-    return get_args(model.model_fields["method"].annotation) if "method" in model.model_fields else ()
-
-
-class _Loader(yaml.SafeLoader):
-    """Names the line of a value that is not what its form or tag says: the date 2026-13-41, ``!!bool maybe``."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, KeyError, AttributeError, OverflowError) as error:
-            found = f"{node.value!r:.80}, which is no {node.tag.rpartition(':')[2]}"
-            raise yaml.MarkedYAMLError(problem=found, problem_mark=node.start_mark) from error
-
-
-def _read(file: Path) -> tuple[dict[str, Any], dict[Location, int]]:
-    """The document and the line of each of its fields.
-
-    Raises:
-        RecipeError: not UTF-8, not YAML, a key given twice, too large or too deep, or not a mapping.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(file, 1, "file", str(error), "a readable UTF-8 YAML file") from error
-    document, lines = _parsed(file, text)
-    return copy.deepcopy(document), lines
-
-
-# Every asset of a run reads the catalog anew, and PyYAML takes its time.
-@lru_cache(maxsize=256)
-def _parsed(file: Path, text: str) -> tuple[dict[str, Any], dict[Location, int]]:
-    lines: dict[Location, int] = {}
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if not isinstance(node, yaml.MappingNode):
-            raise _unreadable(file, 1, "file", "no mapping", "a recipe, sources, or both")
-        for where, line in _walk(node, ()):
-            if where in lines:
-                found = f"the key a second time (first on line {lines[where]})"
-                raise _unreadable(file, line, _dotted(where), found, "each key once")
-            lines[where] = line
-            if len(lines) > MAX_FIELDS:
-                found = f"more than {MAX_FIELDS} values, with those that aliases repeat"
-                raise _unreadable(file, line, "YAML", found, "fewer")
-        return _Loader("").construct_document(node), lines
-    except RecursionError as error:
-        found = "values nested too deeply, or inside themselves"
-        raise _unreadable(file, 1, "YAML", found, "valid YAML") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        found = getattr(error, "problem", None) or str(error)
-        raise _unreadable(file, mark.line + 1 if mark else 1, "YAML", found, "valid YAML") from error
-
-
-def _unreadable(file: Path, line: int, what: str, found: str, allowed: str) -> RecipeError:
-    return RecipeError([Problem(str(file), line, what, found, allowed)])
-
-
-def _walk(node: yaml.Node, where: Location) -> Iterator[tuple[Location, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key that is no text", problem_mark=key.start_mark)
-            here = (*where, key.value)
-            yield here, key.start_mark.line + 1
-            yield from _walk(value, here)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*where, index), value.start_mark.line + 1
-            yield from _walk(value, (*where, index))
-
-
-def read_as(model: type[M], file: Path) -> M:
-    """One YAML file as a model.
-
-    Raises:
-        RecipeError: it cannot be read or has faults; all are listed.
-    """
-    document, lines = _read(file)
-    value, faults = _validate(model, document, file, lines, ())
-    if value is None:
-        raise RecipeError(faults)
-    return value
-
-
-def positions(file: Path) -> dict[Location, int]:
-    """The line of each field of a YAML file that has been read before."""
-    return _read(file)[1]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StringConstraints
 
 from ft_assets.core.errors import FineTuneError
-from ft_assets.recipes.load import read_as
+from ft_assets.recipes.faults import read_as
 from ft_assets.recipes.pods import DnsName, EnvironmentName, Pods, PodSettings
 
 DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
