@@ -9,7 +9,8 @@ compare placements by, not to set a clock by.
 
 import math
 
-from ft_assets.core.memory import Layout, trainable_parameters
+from ft_assets.core.adapted import trainable_parameters
+from ft_assets.core.memory import Layout
 from ft_assets.core.shape import Shape
 from ft_assets.recipes.schema import Recipe
 from ft_assets.recipes.training import Full, Policy, Training

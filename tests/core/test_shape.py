@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
+from ft_assets.core.adapted import lora_parameters
 from ft_assets.core.errors import FineTuneError
-from ft_assets.core.memory import lora_parameters
 from ft_assets.core.shape import read_safetensors_header, read_shape
 
 TENSORS = {
