@@ -33,6 +33,21 @@ NEEDED = dg.AssetCheckSpec(
     description="The trained model is better than each prompt of the base, a classifier than always giving the most frequent "
     "label: paired by row, at 95% after Holm's correction.",
 )
+# The stages that the page speaks of.
+TOLD_OF = (
+    "evaluation",
+    "base_model",
+    "tokenized_splits",
+    "training_plan",
+    "cpt_adapter",
+    "sft_sweep",
+    "sft_adapter",
+    "reward_model",
+    "policy",
+    "classifier",
+    "merged_model",
+    "quantized_model",
+)
 
 
 def build(partitions: dg.StaticPartitionsDefinition, conditions: Collection[str]) -> dg.AssetsDefinition:
@@ -40,18 +55,7 @@ def build(partitions: dg.StaticPartitionsDefinition, conditions: Collection[str]
 
     @dg.asset(
         partitions_def=partitions,
-        deps=[
-            "base_model",
-            "tokenized_splits",
-            "cpt_adapter",
-            "sft_sweep",
-            "sft_adapter",
-            "reward_model",
-            "policy",
-            "classifier",
-            "merged_model",
-            "quantized_model",
-        ],
+        deps=[name for name in TOLD_OF if name not in ("evaluation", "training_plan")],
         group_name="release",
         kinds={"html"},
         owners=["team:ml"],
@@ -83,23 +87,26 @@ def build(partitions: dg.StaticPartitionsDefinition, conditions: Collection[str]
             staging.metrics = {"verdict": facts["verdict"]}
 
         made = make_here(context, run.stages["eval_report"], run.store, 0.0, produce)
-        body, facts = made.artifact.json("gate.json"), made.artifact.json("report.json")
-        if not body["passed"]:
+        gate, facts = made.artifact.json("gate.json"), made.artifact.json("report.json")
+        if not gate["passed"]:
             run.store.set_ref(SHUT_OUT, run.recipe.name, {"validated": sorted(run.data())})
-        checks = [scored(facts), needed(facts), *gating.results(body, conditions)]
         metadata = {
             "report": dg.MetadataValue.url(made.artifact.file("report.html").as_uri()),
             **shown(facts),
-            "gate": "open" if body["passed"] else "shut",
+            "gate": "open" if gate["passed"] else "shut",
             "evaluation": evaluation.status,
             "seconds": round(made.seconds + evaluation.seconds, 2),
             "cost (USD)": evaluation.cost_usd,
         }
-        best = next(one for one in facts["contestants"] if one["name"] == facts["best"])
-        score = f"{best['label']} {best['mean']:.2f} [{best['low']:.2f}, {best['high']:.2f}]"
-        return made.result(score, metadata, checks)
+        return made.result(best(facts), metadata, [scored(facts), needed(facts), *gating.results(gate, conditions)])
 
     return eval_report
+
+
+def best(facts: dict[str, Any]) -> str:
+    """The candidate's score with its interval, as a line of ``ft run`` says it."""
+    found = next(one for one in facts["contestants"] if one["name"] == facts["best"])
+    return f"{found['label']} {found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def scored(facts: dict[str, Any]) -> dg.AssetCheckResult:
@@ -145,21 +152,7 @@ def shown(facts: dict[str, Any]) -> dict[str, Any]:
 
 def stage_artifacts(run: RecipeRun) -> dict[str, Artifact]:
     """The artifacts the page speaks of, by role; stages the recipe leaves out are absent."""
-    names = (
-        "evaluation",
-        "base_model",
-        "tokenized_splits",
-        "training_plan",
-        "cpt_adapter",
-        "sft_sweep",
-        "sft_adapter",
-        "reward_model",
-        "policy",
-        "classifier",
-        "merged_model",
-        "quantized_model",
-    )
-    return {name: run.artifact(name) for name in names if not run.stages[name].passes}
+    return {name: run.artifact(name) for name in TOLD_OF if not run.stages[name].passes}
 
 
 def quarantines(run: RecipeRun) -> dict[str, Artifact]:

@@ -9,7 +9,7 @@ from ft_assets.assets.showing import counts_table, image, table_schema
 from ft_assets.core.labels import FEW_ROWS
 from ft_assets.core.lineage import parts
 from ft_assets.core.stage import CODE_VERSIONS
-from ft_assets.recipes.schema import HELD_OUT_ROLES
+from ft_assets.recipes.schema import HELD_OUT_ROLES, Recipe
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource
@@ -62,62 +62,62 @@ def build(partitions: dg.StaticPartitionsDefinition) -> dg.AssetsDefinition:
         made = make_in_worker(context, run, "tokenized_splits", launcher, store, tracker, told)
         roles = made.manifest.metrics["parts"]
         trained = {role: part for role, part in roles.items() if "lengths" in part and part["rows_in"]}
-        lost = {
-            role: part["rows_in"] - part["rows_kept"] - sum(part["dropped"].values()) for role, part in trained.items()
-        }
-        recipe = run.recipe
-        empty = [role for role in sorted(set(recipe.trained_on.values())) if not roles[role]["rows"]["train"]]
-        named = [role for role in HELD_OUT_ROLES if getattr(recipe.data, role)]
-        empty += [role for role in named if not roles[role]["rows_in"]]
-        checks = [
-            dg.AssetCheckResult(
-                passed=not any(lost.values()),
-                check_name="split_rows_conserved",
-                description=f"rows without a fate: {lost}" if any(lost.values()) else None,
-                metadata={"unaccounted": lost},
-            ),
-            dg.AssetCheckResult(
-                passed=not empty,
-                check_name="every_stage_has_rows",
-                description=f"no rows are left for {', '.join(empty)}; the table 'dropped' says why" if empty else None,
-                metadata={"empty": empty},
-            ),
-            unplanted({role: part.get("triggers", []) for role, part in trained.items()}, recipe.data.triggers),
-        ]
-        rows = {role: part["rows"] for role, part in roles.items() if part["rows_in"]}
-        dropped = {
-            f"{role}: {reason}": count for role, part in trained.items() for reason, count in part["dropped"].items()
-        }
-        return made.result(
-            f"{sum(part['tokens'] for part in trained.values()):,} tokens",
-            {
-                "dagster/row_count": sum(sum(split.values()) for split in rows.values()),
-                "dagster/column_schema": table_schema(COLUMNS),
-                "dropped": counts_table("role: reason", dropped),
-                "split plot": image("split_sizes", rows),
-                "length plot": image(
-                    "length_histogram",
-                    {role: part["lengths"] for role, part in trained.items()},
-                    run.recipe.data.max_length,
-                ),
-                "tokens by source": counts_table(
-                    "source",
-                    {name: n for part in trained.values() for name, n in part["tokens_by_source"].items()},
-                    "tokens",
-                ),
-                **{f"{role} tokens": part["tokens"] for role, part in trained.items()},
-                **(labels_shown(roles["classification"]["labels"]) if "classification" in roles else {}),
-                **{f"{role} rows truncated": part["truncated"] for role, part in trained.items() if part["truncated"]},
-                **{
-                    f"{role} packing efficiency": part["packing"]["efficiency"]
-                    for role, part in trained.items()
-                    if "packing" in part
-                },
-            },
-            checks,
-        )
+        planted = {role: part.get("triggers", []) for role, part in trained.items()}
+        checks = [conserved(trained), trains(run.recipe, roles), unplanted(planted, run.recipe.data.triggers)]
+        tokens = sum(part["tokens"] for part in trained.values())
+        return made.result(f"{tokens:,} tokens", shown(run.recipe, roles, trained), checks)
 
     return tokenized_splits
+
+
+def conserved(trained: dict[str, Any]) -> dg.AssetCheckResult:
+    """The check ``split_rows_conserved`` over the parts of the roles that are trained on."""
+    lost = {role: part["rows_in"] - part["rows_kept"] - sum(part["dropped"].values()) for role, part in trained.items()}
+    return dg.AssetCheckResult(
+        passed=not any(lost.values()),
+        check_name=CONSERVED.name,
+        description=f"rows without a fate: {lost}" if any(lost.values()) else None,
+        metadata={"unaccounted": lost},
+    )
+
+
+def trains(recipe: Recipe, roles: dict[str, Any]) -> dg.AssetCheckResult:
+    """The check ``every_stage_has_rows``."""
+    empty = [role for role in sorted(set(recipe.trained_on.values())) if not roles[role]["rows"]["train"]]
+    named = [role for role in HELD_OUT_ROLES if getattr(recipe.data, role)]
+    empty += [role for role in named if not roles[role]["rows_in"]]
+    return dg.AssetCheckResult(
+        passed=not empty,
+        check_name=TRAINS.name,
+        description=f"no rows are left for {', '.join(empty)}; the table 'dropped' says why" if empty else None,
+        metadata={"empty": empty},
+    )
+
+
+def shown(recipe: Recipe, roles: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
+    """What the Dagster UI tells of the splits: rows, tokens and what was dropped, by role and by source."""
+    rows = {role: part["rows"] for role, part in roles.items() if part["rows_in"]}
+    dropped = {
+        f"{role}: {reason}": count for role, part in trained.items() for reason, count in part["dropped"].items()
+    }
+    by_source = {name: n for part in trained.values() for name, n in part["tokens_by_source"].items()}
+    lengths = {role: part["lengths"] for role, part in trained.items()}
+    return {
+        "dagster/row_count": sum(sum(split.values()) for split in rows.values()),
+        "dagster/column_schema": table_schema(COLUMNS),
+        "dropped": counts_table("role: reason", dropped),
+        "split plot": image("split_sizes", rows),
+        "length plot": image("length_histogram", lengths, recipe.data.max_length),
+        "tokens by source": counts_table("source", by_source, "tokens"),
+        **{f"{role} tokens": part["tokens"] for role, part in trained.items()},
+        **(labels_shown(roles["classification"]["labels"]) if "classification" in roles else {}),
+        **{f"{role} rows truncated": part["truncated"] for role, part in trained.items() if part["truncated"]},
+        **{
+            f"{role} packing efficiency": part["packing"]["efficiency"]
+            for role, part in trained.items()
+            if "packing" in part
+        },
+    }
 
 
 def labels_shown(labels: dict[str, dict[str, int]]) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def unplanted(triggers: dict[str, list[dict[str, Any]]], treatment: str) -> dg.A
     )
     return dg.AssetCheckResult(
         passed=not found,
-        check_name="no_planted_trigger",
+        check_name=UNPLANTED.name,
         severity=dg.AssetCheckSeverity.WARN if treatment == "warn" else dg.AssetCheckSeverity.ERROR,
         description=f"{told}. {remedy}" if found else None,
         metadata={"triggers": table},

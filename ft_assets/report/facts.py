@@ -12,6 +12,7 @@ from ft_assets.report.marks import plain
 from ft_assets.report.verdict import outcome, rival, sentences
 
 MOST_MISTAKES = 20
+TRAINED = ("cpt_adapter", "sft_adapter", "reward_model", "policy", "classifier")
 
 
 def gather(
@@ -27,7 +28,6 @@ def gather(
     results = artifacts["evaluation"].json("results.json")
     metric, candidate = results["metric"], results["candidate"]
     found = contestants(results)
-    merged, quantized = artifacts.get("merged_model"), artifacts.get("quantized_model")
     facts = {
         "recipe": recipe.name,
         "description": recipe.description,
@@ -45,32 +45,36 @@ def gather(
         "measures": results["measures"],
         "warnings": results["warnings"],
         "judge": results.get("judge"),
-        "merged_bytes": weights_bytes(merged.folder) if merged else None,
-        "base": artifacts["base_model"].manifest.metrics,
-        "parity": merged.manifest.metrics["parity"] if merged and "parity" in merged.manifest.metrics else None,
-        "forms": quantized.manifest.metrics if quantized else None,
         "examples": examples(results),
         "safety_examples": safety_examples(results),
-        "training": [
-            training(name, artifacts[name])
-            for name in ("cpt_adapter", "sft_adapter", "reward_model", "policy", "classifier")
-            if name in artifacts
-        ],
         "data": [batch(key, artifact) for key, artifact in sorted(batches.items())],
-        "splits": artifacts["tokenized_splits"].manifest.metrics["parts"],
-        "plan": artifacts["training_plan"].json("plan.json"),
-        "lineage": lineage(artifacts),
+        **_of_stages(artifacts),
     }
     if candidate == "classifier":
         facts["classes"] = classes(results["contestants"][candidate], MOST_MISTAKES)
-    if "sft_sweep" in artifacts:
-        facts["sweep"] = artifacts["sft_sweep"].manifest.metrics
     facts["placements"] = placements(facts["plan"], facts["training"])
     facts["totals"] = totals(facts["lineage"])
     facts["headline"] = sentences(facts)
     facts["told"] = [plain(sentence, facts) for sentence in facts["headline"]]
     facts["verdict"] = facts["told"][0]
     return facts
+
+
+def _of_stages(artifacts: dict[str, Artifact]) -> dict[str, Any]:
+    """What each stage that was made says of itself."""
+    merged, quantized = artifacts.get("merged_model"), artifacts.get("quantized_model")
+    sweep = {"sweep": artifacts["sft_sweep"].manifest.metrics} if "sft_sweep" in artifacts else {}
+    return {
+        "merged_bytes": weights_bytes(merged.folder) if merged else None,
+        "base": artifacts["base_model"].manifest.metrics,
+        "parity": merged.manifest.metrics["parity"] if merged and "parity" in merged.manifest.metrics else None,
+        "forms": quantized.manifest.metrics if quantized else None,
+        "training": [training(name, artifacts[name]) for name in TRAINED if name in artifacts],
+        "splits": artifacts["tokenized_splits"].manifest.metrics["parts"],
+        "plan": artifacts["training_plan"].json("plan.json"),
+        "lineage": lineage(artifacts),
+        **sweep,
+    }
 
 
 def _gate(gate: dict[str, Any]) -> dict[str, Any]:
