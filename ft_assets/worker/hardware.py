@@ -7,7 +7,9 @@ import torch
 
 from ft_assets.core.errors import FineTuneError
 
-PROBE = (512, 1024)
+# Rows and width of a matrix product that a CPU is timed with. A chip that has no instruction for bfloat16 takes a second for
+# the large one, and is found out by the small one.
+SMALL_PROBE, PROBE = (64, 256), (512, 1024)
 # Dense bfloat16 operations per second from NVIDIA's data sheets (without sparsity), by a part of the device's name.
 PEAK_FLOPS = {
     "B200": 2.25e15,
@@ -45,8 +47,13 @@ def pick_dtype(device: str, wanted: str) -> torch.dtype:
         return dtype_from_name(wanted)
     if device == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    faster = matmul_flops(torch.bfloat16) > 1.25 * matmul_flops(torch.float32)
-    return torch.bfloat16 if faster else torch.float32
+    return torch.bfloat16 if _faster_in_bfloat16() else torch.float32
+
+
+def _faster_in_bfloat16() -> bool:
+    if matmul_flops(torch.bfloat16, SMALL_PROBE) < 0.5 * matmul_flops(torch.float32, SMALL_PROBE):
+        return False
+    return matmul_flops(torch.bfloat16) > 1.25 * matmul_flops(torch.float32)
 
 
 def peak_flops(device: str, dtype: torch.dtype) -> float | None:
@@ -60,9 +67,9 @@ def peak_flops(device: str, dtype: torch.dtype) -> float | None:
     return found and found / (2 if dtype is torch.float32 else 1)
 
 
-def matmul_flops(dtype: torch.dtype) -> float:
+def matmul_flops(dtype: torch.dtype, probe: tuple[int, int] = PROBE) -> float:
     """Operations per second of a small matrix product on this CPU, the best of five."""
-    rows, width = PROBE
+    rows, width = probe
     left, right = torch.ones(rows, width, dtype=dtype), torch.ones(width, width, dtype=dtype)
     times = []
     for _ in range(6):

@@ -6,6 +6,7 @@ from splitting import Splitter
 from training import School, settings
 
 from ft_assets.core.errors import FineTuneError
+from ft_assets.worker import hardware
 from ft_assets.worker.packing import PackedCollator
 from ft_assets.worker.speed import Counter, kernels, measured
 
@@ -29,6 +30,24 @@ def counted(*batches):
     for batch in batches:
         assert trainer.training_step(None, batch) is batch
     return counter
+
+
+@pytest.mark.parametrize(
+    ("speeds", "dtype"),
+    [
+        pytest.param(
+            {64: (1.3, 72.0)}, torch.float32, id="a chip without bfloat16, for which the large product is not made"
+        ),
+        pytest.param({64: (60.0, 72.0), 512: (150.0, 100.0)}, torch.bfloat16, id="faster where it counts"),
+        pytest.param({64: (60.0, 72.0), 512: (110.0, 100.0)}, torch.float32, id="hardly faster"),
+    ],
+)
+def test_auto_takes_the_number_type_that_multiplies_faster(monkeypatch, speeds, dtype):
+    def timed(dtype, probe=hardware.PROBE):
+        return speeds[probe[0]][0 if dtype is torch.bfloat16 else 1]
+
+    monkeypatch.setattr(hardware, "matmul_flops", timed)
+    assert hardware.pick_dtype("cpu", "auto") is dtype
 
 
 def test_padding_is_what_no_mask_covers():
