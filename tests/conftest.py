@@ -78,6 +78,15 @@ def cluster() -> "Iterator[Cluster]":
         yield made
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what takes long to make go to one process: another would make it too, or wait for it."""
+    for item in items:
+        shared = [found[-1] for found in item._fixtureinfo.name2fixturedefs.values()]
+        workshop = any(each.argname == "made" and each.scope == "session" for each in shared)
+        if item.get_closest_marker("xdist_group") is None and (workshop or any(s.scope == "module" for s in shared)):
+            item.add_marker(pytest.mark.xdist_group("made" if workshop else item.module.__name__))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="record the runs of tests/worker/test_methods.py anew")
 
