@@ -494,17 +494,26 @@ def test_a_schedule_asks_for_a_run_where_there_is_new_data(place, monkeypatch):
     assert place.retrain() == ["first"], "what came due while a batch waited to be mended is answered"
 
 
-def test_a_run_keeps_the_data_it_began_with(ready):
+def recipe_runs(ready):
+    """What a run of the recipe sees, by its id and the id of the run that it executes again."""
     known = catalog(ready.settings)
     base = base_of(known, known.recipe("first"))
     with ready.store.write(base.name, base.fingerprint, code_version="1", identity={}, upstream={}) as staging:
         staging.metrics = {"content_hash": "0" * 64}
     injected = resources(ready.settings)
 
-    def fingerprints(run_id, root=None):
+    def seen(run_id, root=None):
         context = SimpleNamespace(partition_key="first", run_id=run_id, run=SimpleNamespace(root_run_id=root))
-        run = recipe_run(context, injected["catalog"], injected["store"])
-        return {name: stage.fingerprint for name, stage in run.stages.items()}
+        return recipe_run(context, injected["catalog"], injected["store"])
+
+    return seen
+
+
+def test_a_run_keeps_the_data_it_began_with(ready):
+    seen = recipe_runs(ready)
+
+    def fingerprints(run_id, root=None):
+        return {name: stage.fingerprint for name, stage in seen(run_id, root).stages.items()}
 
     began = fingerprints("run 1")
     ready.drop("rows/two.jsonl", rows(9, 100))
@@ -515,15 +524,10 @@ def test_a_run_keeps_the_data_it_began_with(ready):
 
 
 def test_a_run_keeps_the_incumbent_it_began_with(ready):
-    known = catalog(ready.settings)
-    base = base_of(known, known.recipe("first"))
-    with ready.store.write(base.name, base.fingerprint, code_version="1", identity={}, upstream={}) as staging:
-        staging.metrics = {"content_hash": "0" * 64}
-    injected = resources(ready.settings)
+    seen = recipe_runs(ready)
 
     def began(run_id, root=None):
-        context = SimpleNamespace(partition_key="first", run_id=run_id, run=SimpleNamespace(root_run_id=root))
-        run = recipe_run(context, injected["catalog"], injected["store"])
+        run = seen(run_id, root)
         return run.published, run.stages["evaluation"].fingerprint
 
     first = began("run 1")
