@@ -107,7 +107,7 @@ class Stage:
         """Rows of a part of the splits, mapped into memory; all columns where none is named."""
         shards = self.splits.below(name)
         if not shards:
-            return Dataset.from_dict({})
+            return Dataset.from_dict({name: [] for name in ("row_id", *columns)})
         rows = concatenate_datasets([Dataset.from_file(str(file)) for file in shards])
         return (
             rows.select_columns(["row_id", *columns, *({"seq_lengths"} & set(rows.column_names))]) if columns else rows
