@@ -31,10 +31,11 @@ GIB = 2**30
 # Resident memory of a worker on a CPU that has imported its libraries, and done nothing yet.
 WORKER_BYTES = 600_000_000
 # Of a worker on a CPU, beside: what is imported on the way, and what the allocator cannot give again. The launcher has glibc keep
-# freed memory in one heap, where large blocks no longer find room between small ones: so much of what comes and goes in a step.
-# All as measured; oneDNN's kernels are for bfloat16.
+# freed memory in one heap, where large blocks no longer find room between small ones: so much of what comes and goes in a step,
+# more where dropout's masks lie between, hardly any where activations are checkpointed and large blocks are given back
+# (``worker/torchrun.py``). All as measured; oneDNN's kernels are for bfloat16.
 IMPORTED_BYTES, ONEDNN_BYTES, BITSANDBYTES_BYTES = 40_000_000, 45_000_000, 100_000_000
-HEAP, HEAP_WITH_DROPOUT = 0.25, 0.7
+HEAP, HEAP_WITH_DROPOUT, HEAP_GIVEN_BACK = 0.37, 0.7, 0.08
 # Of a process on a GPU: the driver's context with the kernels that are loaded (0.81 GB measured on an H200 with CUDA 13) and
 # cuBLAS's workspace (0.07 GB); with other processes, NCCL's buffers.
 CONTEXT_BYTES, NCCL_BYTES = 880_000_000, int(0.5 * GIB)
@@ -267,14 +268,16 @@ class _Stage:
         )
 
     def _gradients_at_backward(self, whole: int) -> int:
-        """All of them where batches are accumulated; DDP keeps its buckets; otherwise that of the head, which comes first."""
+        """All of them where batches are accumulated; DDP keeps its buckets; otherwise that of the head, which comes first. Where
+        there is none yet, autograd holds the head's twice for a moment; where there is, a new one beside it.
+        """
         per_process = self.settings.global_batch_size // self.layout.processes
+        own = 4 * self.shape.vocabulary * self.shape.hidden if self.full and not self.scores else 0
         if per_process > self.layout.micro_batch:
-            return whole
+            return whole + (own if self.layout.device == "cpu" else 0)
         if self.layout.processes > 1 and not self.layout.zero_stage:
             return whole // 2
-        own = 4 * self.shape.vocabulary * self.shape.hidden if self.full and not self.scores else 0
-        return min(whole, own)
+        return min(whole, own * (2 if self.layout.device == "cpu" else 1))
 
     def at_step(self) -> Memory:
         """When the optimizer steps."""
@@ -316,15 +319,21 @@ class _Stage:
         identity = identity_bytes(self.shape, self.recipe.adapter, self.adapted, self.compute)
         passing = moment.gradients + moment.activations + moment.logits + moment.cache
         holes = max(0, self._states().gradients - moment.gradients - moment.activations) if moment.logits else 0
-        if is_quantized(self.recipe):
-            holes += BITSANDBYTES_BYTES
         if self.recipe.adapter.method == "lora_8bit":
             holes += self.compute.width * self.shape.linears.numbers
+        if self.layout.activation_checkpointing:
+            holes = 0  # large blocks are given back
+        if is_quantized(self.recipe):
+            holes += BITSANDBYTES_BYTES
         imported = IMPORTED_BYTES + (ONEDNN_BYTES if self.compute.width == 2 else 0)
-        dropped = isinstance(self.recipe.adapter, Lora) and self.recipe.adapter.lora_dropout
-        share = HEAP_WITH_DROPOUT if dropped else HEAP
-        beside = imported + holes + int(share * max(0, passing - identity))
+        beside = imported + holes + int(self._heap_share() * max(0, passing - identity))
         return replace(moment, overhead=moment.overhead + beside)
+
+    def _heap_share(self) -> float:
+        if self.layout.activation_checkpointing:
+            return HEAP_GIVEN_BACK
+        dropped = isinstance(self.recipe.adapter, Lora) and self.recipe.adapter.lora_dropout
+        return HEAP_WITH_DROPOUT if dropped else HEAP
 
     def host(self, peak: int) -> int:
         """Memory of one node: the processes themselves, or what they load before a GPU has it, and what is offloaded."""

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ft_assets.core.activations import Compute, layer_bytes
-from ft_assets.core.memory import GIB, WORKER_BYTES, Layout, stage_memory
+from ft_assets.core.memory import GIB, IMPORTED_BYTES, ONEDNN_BYTES, WORKER_BYTES, Layout, stage_memory
 from ft_assets.core.shape import Shape
 from ft_assets.recipes.load import SHIPPED
 from ft_assets.recipes.schema import Recipe
@@ -181,6 +181,14 @@ def test_a_cpu_folds_scores_in_torch_and_its_heap_has_holes():
     cpu, gpu = (memory(LORA, layout) for layout in (CPU, ONE))
     assert cpu.logits > gpu.logits
     assert cpu.overhead - WORKER_BYTES > 0.2 * (cpu.activations + cpu.logits)
+
+
+def test_with_checkpointing_a_cpu_gives_large_blocks_back():
+    def share(layout):
+        found = memory(LORA, layout)
+        return (found.overhead - WORKER_BYTES - IMPORTED_BYTES - ONEDNN_BYTES) / (found.activations + found.logits)
+
+    assert 0 < 4 * share(replace(CPU, activation_checkpointing=True)) < share(CPU)
 
 
 def test_answers_are_written_with_keys_and_values_of_each_token_and_layer():
