@@ -312,7 +312,8 @@ class _Stage:
 
     def in_heap(self, moment: Memory) -> Memory:
         """On a CPU, with what the allocator takes beside. Gradients that are not there now have left holes, into which activations
-        fit and tiles of scores do not; so have weights that were loaded before they were made int8.
+        fit and tiles of scores do not; so have weights that were loaded before they were made int8, of which the int8 ones of later
+        layers fill a part.
         """
         if self.layout.device == "cuda":
             return moment
@@ -320,7 +321,7 @@ class _Stage:
         passing = moment.gradients + moment.activations + moment.logits + moment.cache
         holes = max(0, self._states().gradients - moment.gradients - moment.activations) if moment.logits else 0
         if self.recipe.adapter.method == "lora_8bit":
-            holes += self.compute.width * self.shape.linears.numbers
+            holes += (self.compute.width - 1) * self.shape.linears.numbers
         if self.layout.activation_checkpointing:
             holes = 0  # large blocks are given back
         if is_quantized(self.recipe):
