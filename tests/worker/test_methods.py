@@ -105,6 +105,10 @@ def differs(found, recorded):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_first_twenty_steps_are_those_recorded(trained, name, request):
+    if "qlora" in name and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        pytest.skip(
+            "recorded with AVX512, without which bitsandbytes' NF4 weights learn otherwise (gradients 20% apart)"
+        )
     found = run_of(trained(name))
     if request.config.getoption("--write-golden"):
         body = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {"runs": {}}
