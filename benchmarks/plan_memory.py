@@ -78,11 +78,13 @@ def main() -> None:
     bfloat16 = pick_dtype("cpu", "auto") is torch.bfloat16
     with tempfile.TemporaryDirectory() as folder:
         for number, case in enumerate(GRID):
+            if options.cases and number not in options.cases:
+                continue
             if case.dtype == "bfloat16" and not bfloat16:
                 print(
                     f"{case.name:<48} left out: this CPU has no instruction for bfloat16, and takes minutes for a step"
                 )
-            elif not options.cases or number in options.cases:
+            else:
                 table.append(measure(case, Path(folder)))
                 print(table[-1].line(), flush=True)
                 if options.json:

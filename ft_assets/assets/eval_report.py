@@ -11,7 +11,7 @@ from ft_assets.assets.showing import bullets, image, picture
 from ft_assets.assets.training import GPU_POOL
 from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.batches import SHUT_OUT
-from ft_assets.core.lineage import parts
+from ft_assets.core.lineage import MODEL_ASSETS, parts
 from ft_assets.core.recipe_run import RecipeRun
 from ft_assets.core.stage import CODE_VERSIONS
 from ft_assets.report.contestants import UNTRAINED
@@ -33,21 +33,8 @@ NEEDED = dg.AssetCheckSpec(
     description="The trained model is better than each prompt of the base, a classifier than always giving the most frequent "
     "label: paired by row, at 95% after Holm's correction.",
 )
-# The stages that the page speaks of.
-TOLD_OF = (
-    "evaluation",
-    "base_model",
-    "tokenized_splits",
-    "training_plan",
-    "cpt_adapter",
-    "sft_sweep",
-    "sft_adapter",
-    "reward_model",
-    "policy",
-    "classifier",
-    "merged_model",
-    "quantized_model",
-)
+# Of the assets that a recipe makes, those that come before the page.
+BEFORE = MODEL_ASSETS[: MODEL_ASSETS.index("eval_report")]
 
 
 def build(partitions: dg.StaticPartitionsDefinition, conditions: Collection[str]) -> dg.AssetsDefinition:
@@ -55,7 +42,7 @@ def build(partitions: dg.StaticPartitionsDefinition, conditions: Collection[str]
 
     @dg.asset(
         partitions_def=partitions,
-        deps=[name for name in TOLD_OF if name not in ("evaluation", "training_plan")],
+        deps=[name for name in BEFORE if name != "training_plan"],
         group_name="release",
         kinds={"html"},
         owners=["team:ml"],
@@ -152,7 +139,7 @@ def shown(facts: dict[str, Any]) -> dict[str, Any]:
 
 def stage_artifacts(run: RecipeRun) -> dict[str, Artifact]:
     """The artifacts the page speaks of, by role; stages the recipe leaves out are absent."""
-    return {name: run.artifact(name) for name in TOLD_OF if not run.stages[name].passes}
+    return {name: run.artifact(name) for name in ("evaluation", *BEFORE) if not run.stages[name].passes}
 
 
 def quarantines(run: RecipeRun) -> dict[str, Artifact]:

@@ -319,11 +319,12 @@ class _Stage:
             return moment
         identity = identity_bytes(self.shape, self.recipe.adapter, self.adapted, self.compute)
         passing = moment.gradients + moment.activations + moment.logits + moment.cache
-        holes = max(0, self._states().gradients - moment.gradients - moment.activations) if moment.logits else 0
-        if self.recipe.adapter.method == "lora_8bit":
-            holes += (self.compute.width - 1) * self.shape.linears.numbers
-        if self.layout.activation_checkpointing:
-            holes = 0  # large blocks are given back
+        holes = 0
+        if not self.layout.activation_checkpointing:  # else large blocks are given back
+            if moment.logits:
+                holes = max(0, self._states().gradients - moment.gradients - moment.activations)
+            if self.recipe.adapter.method == "lora_8bit":
+                holes += (self.compute.width - 1) * self.shape.linears.numbers
         if is_quantized(self.recipe):
             holes += BITSANDBYTES_BYTES
         imported = IMPORTED_BYTES + (ONEDNN_BYTES if self.compute.width == 2 else 0)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ft_assets.core.artifact import Artifact
+from ft_assets.core.calibration import STAGES
 from ft_assets.core.shape import weights_bytes
 from ft_assets.recipes.schema import Recipe
 from ft_assets.report.contestants import classes, comparisons, contestants, other_scores
@@ -12,7 +13,6 @@ from ft_assets.report.marks import plain
 from ft_assets.report.verdict import outcome, rival, sentences
 
 MOST_MISTAKES = 20
-TRAINED = ("cpt_adapter", "sft_adapter", "reward_model", "policy", "classifier")
 
 
 def gather(
@@ -69,7 +69,7 @@ def _of_stages(artifacts: dict[str, Artifact]) -> dict[str, Any]:
         "base": artifacts["base_model"].manifest.metrics,
         "parity": merged.manifest.metrics["parity"] if merged and "parity" in merged.manifest.metrics else None,
         "forms": quantized.manifest.metrics if quantized else None,
-        "training": [training(name, artifacts[name]) for name in TRAINED if name in artifacts],
+        "training": [training(name, artifacts[name]) for name in STAGES if name in artifacts],
         "splits": artifacts["tokenized_splits"].manifest.metrics["parts"],
         "plan": artifacts["training_plan"].json("plan.json"),
         "lineage": lineage(artifacts),
