@@ -5,7 +5,9 @@ MinHash; bands as in Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets
 keeping one byte of each value.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
@@ -58,29 +60,75 @@ def clusters(signatures: Signatures, threshold: float) -> NDArray[np.int64]:
     return names
 
 
-def met(signatures: Signatures, earlier: Signatures, threshold: float) -> NDArray[np.int64]:
-    """For each row one of ``earlier`` that shares a band with it and is at least ``threshold`` alike, else -1.
+def met(
+    signatures: Signatures, earlier: Sequence[Signatures], threshold: float, standing: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """For each row one of ``earlier``, counted through, that shares a band with it and is at least ``threshold`` alike,
+    else -1.
 
     As in :func:`clusters`, of many earlier rows in one band those that come next to a row are compared with it. What is
     found for a row hangs on ``earlier`` alone, not on the rows beside it.
+
+    Args:
+        standing: which of the earlier rows count, all where None.
     """
     width = band_bytes(threshold)
-    found = np.full(len(signatures), len(earlier))
+    places = _sharing(signatures, earlier, width)
+    if standing is not None:
+        places = places[standing[places]]
+    few = _rows_at(earlier, places)
+    found = np.full(len(signatures), len(places))
     for band in range(PERMUTATIONS // width):
-        keys = pl.Series(_band(signatures, band, width))
-        rows = np.flatnonzero(pl.Series(_band(earlier, band, width)).is_in(keys.unique().implode()).to_numpy())
-        for pairs in _next_to(signatures, earlier, rows[_has_words(earlier[rows])], band, width):
-            alike = pairs[similarity(signatures, earlier, pairs) >= threshold]
+        new = _in_band(signatures, _keys(few, band, width), band, width)
+        rows = _in_band(few, _keys(signatures[new], band, width), band, width)
+        for pairs in _next_to(signatures, new, few, rows, band, width):
+            alike = pairs[similarity(signatures, few, pairs) >= threshold]
             np.minimum.at(found, alike[:, 0], alike[:, 1])
-    return np.where(found < len(earlier), found, -1)
+    return np.append(places, -1)[found]
+
+
+def _sharing(signatures: Signatures, earlier: Sequence[Signatures], width: int) -> NDArray[np.int64]:
+    """Which earlier rows share a band with one of the rows, in order; looked for on all cores and without a copy of them."""
+    starts = np.cumsum([0, *map(len, earlier)])
+
+    def of_band(band: int) -> NDArray[np.int64]:
+        keys = _keys(signatures, band, width)
+        found = [_in_band(some, keys, band, width) + start for some, start in zip(earlier, starts, strict=False)]
+        return np.concatenate([starts[:0], *found])
+
+    with ThreadPoolExecutor(os.cpu_count()) as cores:
+        return np.unique(np.concatenate(list(cores.map(of_band, range(PERMUTATIONS // width)))))
+
+
+def _keys(signatures: Signatures, band: int, width: int) -> pl.Series:
+    return pl.Series(_band(signatures, band, width)).unique().implode()
+
+
+def _in_band(signatures: Signatures, keys: pl.Series, band: int, width: int) -> NDArray[np.int64]:
+    """The rows whose band is one of ``keys``."""
+    return np.flatnonzero(pl.Series(_band(signatures, band, width)).is_in(keys).to_numpy())
+
+
+def _rows_at(parts: Sequence[Signatures], places: NDArray[np.int64]) -> Signatures:
+    """The rows of several parts, counted through, that stand at ``places``, which are in order."""
+    starts = np.cumsum([0, *map(len, parts)])
+    cuts = np.split(places, np.searchsorted(places, starts[1:]))
+    found = [some[cut - start] for some, cut, start in zip(parts, cuts, starts, strict=False)]
+    return np.concatenate([np.empty((0, PERMUTATIONS), np.uint8), *found])
 
 
 def _next_to(
-    signatures: Signatures, earlier: Signatures, rows: NDArray[np.int64], band: int, width: int
+    signatures: Signatures,
+    new: NDArray[np.int64],
+    earlier: Signatures,
+    rows: NDArray[np.int64],
+    band: int,
+    width: int,
 ) -> Iterator[NDArray[np.int64]]:
-    """Pairs of a row and one of the earlier ``rows`` that share the band, as near as they come in the bands' order."""
-    new = np.flatnonzero(_has_words(signatures))
-    rows = rows[::-1]  # of equal rows the first comes next to the row that is compared with them
+    """Pairs of a ``new`` row and one of the earlier ``rows`` that share the band, as near as they come in the bands' order."""
+    new = new[_has_words(signatures[new])]
+    # Of equal rows the first comes next to the row that is compared with them.
+    rows = rows[_has_words(earlier[rows])][::-1]
     both = np.concatenate((earlier[rows], signatures[new]))
     order = np.lexsort(_order_in_band(both, band, width, _content(both)))
     keys = _band(both, band, width)[order]
@@ -142,20 +190,25 @@ def _has_words(signatures: Signatures) -> NDArray[np.bool_]:
 
 
 def _joined(names: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The clusters' names once the rows of each pair are in one."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
+    """The clusters' names once the rows of each pair are in one.
 
+    The least name spreads along the pairs: each cluster takes the least of its neighbours' names, then that of whose name it
+    took, until no pair has two (the labels of Shiloach and Vishkin 1982). scipy has this too; its import alone takes as long
+    as all else that is done with a small batch.
+    """
     if not len(pairs):
         return names
     nodes, at = np.unique(names[pairs], return_inverse=True)
-    ends = at.reshape(-1, 2)
-    shape = (len(nodes), len(nodes))
-    _, labels = connected_components(coo_matrix((np.ones(len(ends), bool), ends.T), shape=shape), directed=False)
-    # ``nodes`` are in order, so the first of a component is its least name.
-    _, first = np.unique(labels, return_index=True)
+    one, other = at.reshape(-1, 2).T
+    least = np.arange(len(nodes))
+    while (least[one] != least[other]).any():
+        ends = least[one], least[other]
+        for end in ends:
+            np.minimum.at(least, end, np.minimum(*ends))
+        while (least[least] != least).any():
+            least = least[least]
     renamed = np.arange(len(names))
-    renamed[nodes] = nodes[first[labels]]
+    renamed[nodes] = nodes[least]
     result: NDArray[np.int64] = renamed[names]
     return result
 

@@ -26,7 +26,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -209,14 +208,11 @@ def _drop_near(
     threshold: float,
 ) -> pl.DataFrame:
     """Rows that are nearly one that is kept of an earlier batch go first, then all of a cluster but its first."""
-    stays = before["reason"].is_null().to_numpy()
-    borders = np.cumsum([0, *(len(some) for some in signatures_before if some is not None)])
-    assert borders[-1] == len(stays), "each row that came before has its signature"
-    parts = zip(signatures_before, pairwise(borders), strict=True)
-    kept_signatures = [some[stays[start:end]] for some, (start, end) in parts if some is not None]
+    earlier = [some for some in signatures_before if some is not None]
+    assert sum(map(len, earlier)) == before.height, "each row that came before has its signature"
     alive = np.flatnonzero(rows["reason"].is_null().to_numpy())
-    found = near.met(signatures[alive], np.concatenate([signatures[:0], *kept_signatures]), threshold)
-    like = before[np.flatnonzero(stays)[found[found >= 0]]]
+    found = near.met(signatures[alive], earlier, threshold, before["reason"].is_null().to_numpy())
+    like = before[found[found >= 0]]
     rows = _drop_alike(rows, _known(alive[found >= 0], like), Reason.NEAR_DUPLICATE, "nearly the same as ")
     alive = np.flatnonzero(rows["reason"].is_null().to_numpy())
     first = near.clusters(signatures[alive], threshold)

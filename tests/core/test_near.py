@@ -169,7 +169,7 @@ RECORDED = [80, 156, 130, 178, 21, 5, 163, 96]
 def test_a_row_meets_the_earlier_row_it_is_alike(threshold):
     texts, _ = pairs_of(600, 1)
     signatures = sketch(texts, N)
-    found = met(signatures[600:], signatures[:600], threshold)
+    found = met(signatures[600:], [signatures[:600]], threshold)
     alike = similarity(signatures, signatures, twins(600)) >= threshold
     assert (found[alike] == np.flatnonzero(alike)).mean() > 0.97
     assert (found[~alike] == -1).all()
@@ -181,12 +181,14 @@ def test_what_a_row_meets_does_not_hang_on_the_rows_beside_it(order, count):
     texts, _ = pairs_of(40, 3)
     signatures = sketch(texts, N)
     some = np.array(order[:count])
-    assert (met(signatures[40:][some], signatures[:40], 0.7) == met(signatures[40:], signatures[:40], 0.7)[some]).all()
+    assert (
+        met(signatures[40:][some], [signatures[:40]], 0.7) == met(signatures[40:], [signatures[:40]], 0.7)[some]
+    ).all()
 
 
 def test_of_equal_earlier_rows_the_first_is_met():
     signatures = sketch(["another text of some words here", *["the same seven words as ever before"] * 5], N)
-    assert met(signatures[-2:], signatures, 0.9).tolist() == [1, 1]
+    assert met(signatures[-2:], [signatures], 0.9).tolist() == [1, 1]
 
 
 def test_a_row_is_found_among_many_of_one_template():
@@ -195,11 +197,38 @@ def test_a_row_is_found_among_many_of_one_template():
     many = [" ".join([*stem, *words(rng, 30)]) for _ in range(2000)]
     signatures = sketch(many, N)
     some = rng.sample(range(2000), 100)
-    assert (met(signatures[some], signatures, 0.95) == some).all()
+    assert (met(signatures[some], [signatures], 0.95) == some).all()
 
 
 def test_rows_without_words_meet_none_and_no_rows_meet_nothing():
     signatures = sketch(["", "?!", "a text with five words"], N)
-    assert met(signatures[:2], signatures, 0.5).tolist() == [-1, -1]
-    assert met(signatures, signatures[:0], 0.5).tolist() == [-1, -1, -1]
-    assert met(signatures[:0], signatures, 0.5).tolist() == []
+    assert met(signatures[:2], [signatures], 0.5).tolist() == [-1, -1]
+    assert met(signatures, [], 0.5).tolist() == [-1, -1, -1]
+    assert met(signatures[:0], [signatures, signatures[:0]], 0.5).tolist() == []
+
+
+@given(st.lists(st.integers(0, 90), max_size=4), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_how_earlier_rows_are_parted_changes_nothing_and_those_that_do_not_stand_are_as_if_absent(cuts, seed):
+    signatures = sketch([" ".join(row) for row in mixed_rows()], N)
+    new, earlier = signatures[::3], np.delete(signatures, np.s_[::3], axis=0)
+    standing = np.random.default_rng(seed).random(len(earlier)) < 0.7
+    parts = np.split(earlier, sorted(cuts))
+    places = np.append(np.flatnonzero(standing), -1)
+    assert (met(new, parts, 0.9, standing) == places[met(new, [earlier[standing]], 0.9)]).all()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=60), st.lists(st.integers(0, 3), max_size=9)
+)
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_clusters_that_pairs_join_are_one_under_the_least_name(pairs, rounds):
+    """Against sets that are joined one pair after the other; in several rounds, as bands come."""
+    names = np.arange(31)
+    together = {at: {at} for at in names.tolist()}
+    for part in np.array_split(np.array(pairs, np.int64).reshape(-1, 2), len(rounds) + 1):
+        names = near._joined(names, part)
+        for one, other in part.tolist():
+            both = together[one] | together[other]
+            together |= dict.fromkeys(both, both)
+    assert names.tolist() == [min(together[at]) for at in range(31)]
