@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
-from ft_assets.core.lineage import precedence
 from ft_assets.core.rows import Counts, validate_batch
 from ft_assets.core.split import INDEX, Earlier, index_row, judge, without_contradictions
+from ft_assets.recipes.roles import precedence
 from ft_assets.recipes.schema import Source
 
 

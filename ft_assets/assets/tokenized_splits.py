@@ -9,7 +9,8 @@ from ft_assets.assets.showing import counts_table, image, table_schema
 from ft_assets.core.labels import FEW_ROWS
 from ft_assets.core.lineage import parts
 from ft_assets.core.stage import CODE_VERSIONS
-from ft_assets.recipes.schema import HELD_OUT_ROLES, Recipe
+from ft_assets.recipes.roles import HELD_OUT_ROLES
+from ft_assets.recipes.schema import Recipe
 from resources.catalog import CatalogResource
 from resources.launching import Launcher
 from resources.store import StoreResource

@@ -1,5 +1,6 @@
 """Asset ``validated_dataset``: the rows of one batch that can be trained on, and the quarantine of those that cannot."""
 
+import importlib
 from typing import Any
 
 import dagster as dg
@@ -7,6 +8,7 @@ import dagster as dg
 from ft_assets.assets.making import make_here, source_of
 from ft_assets.assets.partitions import SOURCE_BATCHES
 from ft_assets.assets.showing import counts_table, image, table_schema
+from ft_assets.core.absent import absent
 from ft_assets.core.artifact import Staging
 from ft_assets.core.batches import below_threshold, ingesting, rows_conserved
 from ft_assets.core.errors import MissingInput
@@ -49,12 +51,15 @@ def validated_dataset(
     stage = validated_stage(source, ref["fingerprint"])
 
     def produce(staging: Staging) -> None:
-        from ft_assets.core.rows import validate_batch
-
         raw = artifacts.open("raw_corpus", ref["fingerprint"])
         assert raw is not None, "inputs were checked"
         files = {path.removeprefix("files/"): raw.file(path) for path in sorted(raw.manifest.files)}
-        staging.metrics = validate_batch(name, source, files, staging.folder).metrics(source.kind)
+        # pandera and pyarrow would import pandas, for longer than a small batch takes; here both work on polars' frames.
+        importlib.import_module("polars")  # it looks whether pandas is there, and imports it when it is wanted
+        with absent("pandas"):
+            from ft_assets.core.rows import validate_batch
+
+            staging.metrics = validate_batch(name, source, files, staging.folder).metrics(source.kind)
 
     with ingesting(artifacts, context.partition_key, context.run_id):
         made = make_here(context, stage, artifacts, 0.0, produce)

@@ -12,7 +12,8 @@ from ft_assets.core.auto_round import FORM as AUTO_ROUND
 from ft_assets.core.contestants import answer_stages
 from ft_assets.core.stage import Entry, Stage, make_stage
 from ft_assets.recipes.evaluation import candidate
-from ft_assets.recipes.schema import HELD_OUT_ROLES, SOURCE_ROLES, TRAINING_ROLES, Recipe, Source
+from ft_assets.recipes.roles import HELD_OUT_ROLES, SOURCE_ROLES, TRAINING_ROLES, precedence
+from ft_assets.recipes.schema import Recipe, Source
 from ft_assets.recipes.training import Training
 
 DATA_ASSETS = ("raw_corpus", "validated_dataset")
@@ -273,14 +274,6 @@ def _planned(recipe: Recipe) -> dict[str, Any]:
     if recipe.classifier is None:
         left_out |= {"classifier": True, "data": {"classification": True}}
     return recipe.model_dump(mode="json", exclude=left_out)
-
-
-def precedence(key: str) -> tuple[str, str]:
-    """Sort key of ``source@batch``: batch names first. Of rows that are alike the first is kept, and where batches are
-    named by their date, one that is new comes last whatever its source.
-    """
-    source, _, batch = key.partition("@")
-    return batch, source
 
 
 def _batch_stages(recipe: Recipe, inputs: Inputs, base: Entry, validated: Mapping[str, Entry]) -> dict[str, Stage]:

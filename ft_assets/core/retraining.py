@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from ft_assets.core.batches import BatchState
 from ft_assets.core.cron import parse
-from ft_assets.recipes.schema import TRAINING_ROLES, Recipe
+from ft_assets.recipes.roles import TRAINING_ROLES
+from ft_assets.recipes.schema import Recipe
 
 MARK_DIGITS = 12
 

@@ -15,7 +15,8 @@ from ft_assets.core.errors import Problem, RecipeError
 from ft_assets.core.location import Found, access_errors, find_batches, in_words
 from ft_assets.recipes.faults import line_of, validate
 from ft_assets.recipes.predictions import kind_of_predictions
-from ft_assets.recipes.schema import NAME, SOURCE_ROLES, Recipe, Source, kind_of_role
+from ft_assets.recipes.roles import SOURCE_ROLES, kind_of_role
+from ft_assets.recipes.schema import NAME, Recipe, Source
 from ft_assets.recipes.yaml_file import Location, dotted, positions, read_yaml
 
 SHIPPED = Path(__file__).parent

@@ -16,6 +16,7 @@ from ft_assets.recipes.gate import check_condition
 from ft_assets.recipes.hardware import Hardware
 from ft_assets.recipes.predictions import Predictions, check_predictions
 from ft_assets.recipes.publishing import Publish
+from ft_assets.recipes.roles import HELD_OUT_ROLES, SOURCE_ROLES, TRAINING_ROLES
 from ft_assets.recipes.strict import Strict, each_once
 from ft_assets.recipes.sweep import Sweep, check_sweep
 from ft_assets.recipes.training import Adapter, Lora, Policy, PromptTuning, Training
@@ -24,22 +25,6 @@ NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
-TRAINING_ROLES = ("cpt", "sft", "preference", "prompt", "classification")
-HELD_OUT_ROLES = ("test", "out_of_domain", "safety", "general", "general_text")
-SOURCE_ROLES = TRAINING_ROLES + HELD_OUT_ROLES
-KIND_OF_ROLE = {
-    "cpt": "text",
-    "sft": "instruction",
-    "preference": "preference",
-    "prompt": "prompt",
-    "classification": "classification",
-    "test": "instruction",
-    "out_of_domain": "instruction",
-    "safety": "prompt",
-    "general": "multiple_choice",
-    "general_text": "text",
-}
-QUESTION_ROLES = ("test", "out_of_domain")
 FORMATS = {
     "text": ("text",),
     "instruction": ("alpaca", "messages", "sharegpt", "prompt_completion", "question_answer", "oasst"),
@@ -64,11 +49,6 @@ FIELDS = {
     "multiple_choice": ("question", "choices", "answer"),
 }
 NESTED = ("messages", "sharegpt", "oasst")  # Their one field is a list or a tree, which cannot be joined of columns.
-
-
-def kind_of_role(role: str, classifies: bool) -> str:
-    """The kind of source that a role takes in a recipe; what a classifier is asked are texts with their labels."""
-    return "classification" if classifies and role in QUESTION_ROLES else KIND_OF_ROLE[role]
 
 
 class Source(Strict):

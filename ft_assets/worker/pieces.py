@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ft_assets.core.artifact import Artifact
@@ -53,7 +54,7 @@ class Pieces:
             self.lengths = self.tokens = self._count("prompt_ids" if role == "prompt" else "input_ids")
 
     def _count(self, name: str) -> Numbers:
-        found = [pa.compute.list_value_length(chunk[name]).to_numpy() for chunk in self.chunks]
+        found = [pc.list_value_length(chunk[name]).to_numpy() for chunk in self.chunks]
         return np.concatenate([np.empty(0, np.int64), *found]).astype(np.int64)
 
     def of_rows(self, times: Numbers) -> Numbers:
@@ -95,8 +96,8 @@ def write(file: Path, tables: Iterator[pa.Table]) -> Written:
                 out.write_table(table, max_chunksize=ROWS_OF_A_CHUNK)
                 found.rows += len(table)
                 if "input_ids" in table.column_names and len(table):
-                    lengths = pa.compute.list_value_length(table["input_ids"])
-                    found.longest = max(found.longest, pa.compute.max(lengths).as_py())
+                    lengths = pc.list_value_length(table["input_ids"])
+                    found.longest = max(found.longest, pc.max(lengths).as_py())
                     labels = "labels" in table.column_names
                     found.supervised += int((_flat(table["labels"]) != IGNORED).sum()) if labels else len(table)
                 table = next(tables, None)

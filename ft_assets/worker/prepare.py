@@ -52,9 +52,6 @@ DROPPED = {"file": pl.String, "position": pl.Int64, "row_id": pl.String, "reason
 
 Row = dict[str, Any]
 
-# At its first list pyarrow looks for pandas, for 0.2 s: while a worker waits for its request, not after.
-pa.array([[0]])
-
 
 @dataclass(frozen=True)
 class Fitted:

@@ -8,7 +8,7 @@ import polars as pl
 from ft_assets.core.reasons import Reason
 from ft_assets.core.row_ids import normal_id
 from ft_assets.core.split import content
-from ft_assets.recipes.schema import HELD_OUT_ROLES
+from ft_assets.recipes.roles import HELD_OUT_ROLES
 from ft_assets.worker.batches import keys_of
 from ft_assets.worker.job import Job
 from ft_assets.worker.prepare import DROPPED, rows_of
