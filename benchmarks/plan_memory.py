@@ -21,7 +21,7 @@ from benchmarks.memory_runs import Case, prepare, write_base
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.memory import WORKER_BYTES
 from ft_assets.worker.hardware import pick_dtype
-from resources.local import worker_command
+from resources.processes import worker_command
 from resources.worker import worker_environment
 
 WIDE = Shape("wide", 1024, 2816, 6, 16, 4, 8192, True)

@@ -48,9 +48,12 @@ def run(
     assets = (*DATA_ASSETS, *MODEL_ASSETS)
     if until is not None and until not in assets:
         _fail(FineTuneError(f"--until {until!r}: no such asset; allowed: {', '.join(assets)}"), 2)
-    from ft_assets.running import run_recipe
+    from ft_assets.beginning import begun
 
-    outcome = run_recipe(found, known, name, until, Screen())
+    with begun(found, known, name, until) as beginning:
+        from ft_assets.running import run_recipe
+
+        outcome = run_recipe(found, known, name, beginning, Screen())
     if as_json:
         print(json.dumps(outcome.as_json(), indent=1))
     else:

@@ -4,10 +4,11 @@ Data assets and model assets have different partition keys, which the dagster CL
 ingests each batch the recipe names and then runs the model assets for the recipe.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,15 @@ from sqlalchemy.exc import OperationalError
 from definitions import build
 from ft_assets.assets import gating, raw_corpus, validated_dataset
 from ft_assets.automation.runs import book_held_open, close_dead_runs, process_tag
-from ft_assets.core.batches import RAW, batch_state, withdraw_gone
+from ft_assets.beginning import Beginning
+from ft_assets.core.artifact import ArtifactStore
+from ft_assets.core.batches import RAW, BatchState, withdraw_gone
 from ft_assets.core.errors import CorruptArtifact
-from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS
-from ft_assets.core.recipe_run import base_of
-from ft_assets.core.watching import look
+from ft_assets.core.lineage import DATA_ASSETS
 from ft_assets.recipes.load import Catalog
 from ft_assets.terminal import Screen
-from resources.environment import Settings, prepare_dagster_home
-from resources.local import standing_by
+from resources.environment import Settings
 
-SPLITS = "tokenized_splits"
 GATE_CHECK = f"eval_report: {gating.GATE}"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -75,23 +74,15 @@ class Outcome:
         return {**asdict(self), "exit_code": self.exit_code}
 
 
-def run_recipe(found: Settings, catalog: Catalog, name: str, until: str | None, screen: Screen) -> Outcome:
-    """Materializes a recipe, up to and including ``until``.
-
-    Raises:
-        RecipeError: the recipe, a source or the base model is not there; nothing has been created then.
-    """
-    recipe = catalog.recipe(name)
-    base_of(catalog, recipe)
-    sources = recipe.data.source_names()
-    keys = [f"{source}@{batch}" for source in sources for batch in catalog.batches(source)]
-    prepare_dagster_home(found)
-    gone = [key for source in sources for key in withdraw_gone(catalog, found.open_store(), source, keys)]
+def run_recipe(found: Settings, catalog: Catalog, name: str, beginning: Beginning, screen: Screen) -> Outcome:
+    """Materializes a recipe, as it was begun."""
+    sources = catalog.recipe(name).data.source_names()
+    gone = [key for source in sources for key in withdraw_gone(catalog, found.open_store(), source, beginning.keys)]
     for key in gone:
         screen.say(f"{key} failed before and its files are gone: it no longer counts")
     outcome = Outcome()
     with book_faults(found, screen, outcome):
-        _run_all(found, catalog, name, keys, until, screen, outcome)
+        _run_all(found, catalog, name, beginning, screen, outcome)
     return outcome
 
 
@@ -109,46 +100,34 @@ def book_faults(found: Settings, screen: Screen, outcome: Outcome) -> Iterator[N
 
 
 def _run_all(
-    found: Settings, catalog: Catalog, name: str, keys: list[str], until: str | None, screen: Screen, outcome: Outcome
+    found: Settings, catalog: Catalog, name: str, beginning: Beginning, screen: Screen, outcome: Outcome
 ) -> None:
     with dg.DagsterInstance.get() as instance:
         close_dead_runs(instance)
-        definitions = build(found, catalog)
-        instance.add_dynamic_partitions("source_batch", keys)
-        runner = Runner(definitions, instance, found.home / "runs", screen, outcome)
-        unchanged = {} if until == "raw_corpus" else unchanged_batches(found, catalog, instance, keys)
-        wanted = () if until in DATA_ASSETS else _upstream(until)
-        run_id = make_new_run_id()
-        with ExitStack() as ahead:
-            if found.launcher == "local" and SPLITS in wanted and len(unchanged) < len(keys):
-                threads = catalog.recipe(name).hardware.threads_per_process
-                ahead.enter_context(standing_by(found.home / "runs" / run_id / SPLITS, threads))
-            for key in keys:
-                if key in unchanged:
-                    for row in unchanged[key]:
-                        runner.row(row)
-                elif not runner.go("ingest", key, DATA_ASSETS[: 1 if until == "raw_corpus" else 2]):
-                    return
-            if wanted:
-                runner.go("fine_tune", name, wanted, run_id)
+        instance.add_dynamic_partitions("source_batch", beginning.keys)
+        runner = Runner(build(found, catalog), instance, found.home / "runs", screen, outcome)
+        new = [key for key in beginning.keys if key not in beginning.as_ingested]
+        assets = DATA_ASSETS if beginning.until != RAW else DATA_ASSETS[:1]
+        if not all(runner.go("ingest", key, assets) for key in new):
+            return
+        unchanged = unchanged_batches(found.open_store(), instance, beginning.as_ingested)
+        for row in itertools.chain(*unchanged.values()):
+            runner.row(row)
+        if not all(runner.go("ingest", key, assets) for key in beginning.as_ingested if key not in unchanged):
+            return
+        if beginning.assets:
+            runner.go("fine_tune", name, beginning.assets, beginning.run_id)
 
 
 def unchanged_batches(
-    found: Settings, catalog: Catalog, instance: dg.DagsterInstance, keys: list[str]
+    store: ArtifactStore, instance: dg.DagsterInstance, same: dict[str, BatchState]
 ) -> dict[str, list[Row]]:
-    """The batches that need no run, and what to say of them: their files are those that were ingested, what was made of
-    them is whole and passed its checks, and Dagster knows of it. Where a location tells no time or tag of a file's last
-    change, it may have changed all the same.
+    """Of batches that are as they were ingested those that need no run, and what to say of them: what was made of them is
+    whole, and Dagster knows of it.
     """
-    store = found.open_store()
-    looks = {name: look(catalog, name) for name in dict.fromkeys(key.partition("@")[0] for key in keys)}
     unchanged: dict[str, list[Row]] = {}
-    for key in keys:
-        files, ref = looks[key.partition("@")[0]].batches.get(key), store.get_ref(RAW, key) or {}
-        state = batch_state(catalog, store, key)
-        if files is None or files.signature != ref.get("signature") or state.word != "validated":
-            continue
-        if not all(file.changed for file in files.files.values()) or not _recorded_well(instance, key, state.validated):
+    for key, state in same.items():
+        if not _recorded_well(instance, key, state.validated):
             continue
         started = time.monotonic()
         try:
@@ -184,13 +163,6 @@ def _recorded_well(instance: dg.DagsterInstance, key: str, validated: str) -> bo
         ended_well = run is not None and run.status == dg.DagsterRunStatus.SUCCESS
         return ended_well and (tags or {}).get(DATA_VERSION_TAG) == validated
     return False
-
-
-def _upstream(until: str | None) -> tuple[str, ...]:
-    """The model assets needed for one, itself included; the graph is a line with side inputs, so these are its prefix."""
-    if until is None:
-        return MODEL_ASSETS
-    return MODEL_ASSETS[: MODEL_ASSETS.index(until) + 1]
 
 
 class Runner:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from conftest import ROOT, Workshop
 
-from resources.local import worker_command
+from resources.processes import worker_command
 from resources.worker import worker_environment
 
 RESULT = {"reward_model": "model.safetensors"}

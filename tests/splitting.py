@@ -13,7 +13,8 @@ from ft_assets.core.lineage import Inputs, model_stages, parts
 from ft_assets.core.row_ids import content_id
 from ft_assets.core.rows import KEPT_SCHEMAS
 from ft_assets.core.stage import Stage
-from ft_assets.recipes.schema import Recipe, kind_of_role
+from ft_assets.recipes.roles import kind_of_role
+from ft_assets.recipes.schema import Recipe
 from ft_assets.worker import splits
 from ft_assets.worker.job import Job
 
@@ -99,6 +100,14 @@ class Splitter:
         return ArtifactStore(str(self.folder / "store"))
 
     def make(self, batches: dict[str, list[dict[str, Any]]], **data: Any) -> Splits:
+        job = self.ready(batches, **data)
+        splits.run(job)
+        found = self.store.open("tokenized_splits", job.fingerprint)
+        assert found is not None
+        return Splits(found)
+
+    def ready(self, batches: dict[str, list[dict[str, Any]]], **data: Any) -> Job:
+        """The job of the splits of some batches, with all that it reads."""
         stages = self.stages(batches, **data)
         stage = stages["tokenized_splits"]
         if self.store.lookup("base_model", "base") is None:
@@ -109,10 +118,7 @@ class Splitter:
         for name, rows in batches.items():
             kind = kind_of_role(name.partition(":")[0], bool(self.settings.get("classifier")))
             self._write_rows(stage.upstream[name][1], kind, rows)
-        splits.run(self.job(stage, {"parts": parts(stages, "tokenized_splits")}))
-        found = self.store.open("tokenized_splits", stage.fingerprint)
-        assert found is not None
-        return Splits(found)
+        return self.job(stage, {"parts": parts(stages, "tokenized_splits")})
 
     def stages(self, batches: dict[str, list[dict[str, Any]]], **data: Any) -> dict[str, Stage]:
         sources: dict[str, list[str]] = {}
@@ -151,13 +157,14 @@ class Splitter:
             staging.metrics = {"rows_kept": len(rows)}
 
     def job(self, stage: Stage, execution: dict[str, Any]) -> Job:
-        return Job(
-            **json.loads(json.dumps(stage.request())),
-            execution=execution,
-            store=self.store,
-            progress_file=self.folder / "progress.jsonl",
-            cache=self.folder / "cache",
-        )
+        return Job.of(self.request(stage.request(), execution))
+
+    def request(self, asked: dict[str, Any], execution: dict[str, Any]) -> dict[str, Any]:
+        """What a worker reads."""
+        store = {"url": str(self.folder / "store"), "local": str(self.folder / "store")}
+        places = {"store": store, "progress": str(self.folder / "progress.jsonl"), "cache": str(self.folder / "cache")}
+        found: dict[str, Any] = json.loads(json.dumps({**asked, "execution": execution, **places}))
+        return found
 
     def progress(self) -> list[str]:
         return [json.loads(line)["note"] for line in (self.folder / "progress.jsonl").read_text().splitlines()]

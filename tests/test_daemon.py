@@ -14,7 +14,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from test_automation import BAD, RECIPE, SOURCES, rows
 from waiting import until
 
-from resources.local import end_process_tree
+from resources.processes import end_process_tree
 
 pytestmark = pytest.mark.graph
 

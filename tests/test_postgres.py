@@ -19,7 +19,7 @@ from dagster._grpc.types import ResumeRunArgs
 from postgres import Postgres, postgres
 from waiting import until
 
-from resources.local import end_process_tree
+from resources.processes import end_process_tree
 
 # What is waited for is bounded below; a busy machine takes minutes for the graph that they share.
 pytestmark = [pytest.mark.graph, pytest.mark.timeout(1200)]

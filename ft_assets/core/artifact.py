@@ -18,6 +18,7 @@ import json
 import math
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -124,6 +125,8 @@ class ArtifactStore(Refs):
 
     # What this process has hashed, in whatever store: path, size, hash and time of change.
     _verified: ClassVar[set[tuple[str, int]]] = set()
+    # A file that one thread hashes or fetches, another that wants it waits for.
+    _busy: ClassVar[dict[Path, threading.Lock]] = {}
 
     def __init__(self, root: str, local: Path | None = None):
         super().__init__(root)
@@ -188,7 +191,8 @@ class ArtifactStore(Refs):
             CorruptArtifact: it is missing, cut or changed.
         """
         path = self.local / "artifacts" / manifest.stage / manifest.fingerprint / name
-        self._provide(manifest, name, path)
+        with self._busy.setdefault(path, threading.Lock()):
+            self._provide(manifest, name, path)
         return path
 
     def _provide(self, manifest: Manifest, name: str, path: Path) -> None:

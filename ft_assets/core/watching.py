@@ -7,10 +7,12 @@ folder holds its writer's ``_SUCCESS`` marker. What was seen is kept as 12 hex d
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from ft_assets.core.artifact import ArtifactStore
+from ft_assets.core.batches import RAW, BatchState, batch_state
 from ft_assets.core.errors import RecipeError
 from ft_assets.core.location import Files, access_errors, files_of, in_words
 from ft_assets.recipes.load import Catalog
@@ -55,6 +57,25 @@ def look(catalog: Catalog, name: str) -> Look:
         if files.files:  # a folder just made for files that are on their way
             batches[f"{name}@{key}"] = files
     return Look(batches, faults)
+
+
+def as_ingested(catalog: Catalog, store: ArtifactStore, keys: Iterable[str]) -> dict[str, BatchState]:
+    """The batches whose files are those that were ingested, and validated well, by key. Where a location tells no time or
+    tag of a file's last change, it may have changed all the same.
+    """
+    looks: dict[str, Look] = {}
+    same: dict[str, BatchState] = {}
+    for key in keys:
+        name = key.partition("@")[0]
+        if name not in looks:
+            looks[name] = look(catalog, name)
+        files, ref = looks[name].batches.get(key), store.get_ref(RAW, key) or {}
+        if files is None or files.signature != ref.get("signature"):
+            continue
+        state = batch_state(catalog, store, key)
+        if state.word == "validated" and all(file.changed for file in files.files.values()):
+            same[key] = state
+    return same
 
 
 def whole(seen: Seen, now: Look, most: int) -> tuple[list[str], Seen]:

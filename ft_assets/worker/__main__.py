@@ -1,7 +1,7 @@
 """``python -m ft_assets.worker STAGE request.json``: makes one artifact.
 
 With ``--wait`` for a path it imports what the stage needs and then reads the path from standard input; where that closes
-without one, nobody needs it.
+without one, nobody needs it. Before that may come lines ``--ahead PATH``: requests to begin with.
 
 Ends with 0 when the artifact is in the store, with 2 for something the user can mend, with 75 when it was asked to end and
 can go on where it stopped, with 1 for anything else.
@@ -17,10 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, TracebackType
 
+from ft_assets.core.absent import absent
 from ft_assets.core.errors import STOPPED, FineTuneError, Stopped
 from ft_assets.core.garbage import collect_rarely, collected_rarely
 from ft_assets.worker.job import Job, die_with_parent, one_at_a_time
 
+AHEAD = "--ahead "
 MODULES = {
     "base_model": "base_model",
     "tokenized_splits": "splits",
@@ -37,15 +39,17 @@ MODULES = {
     "batch_predictions": "predict",
 }
 # Stages that need a tokenizer alone. transformers imports torch wherever there is one, which takes longer than their work
-# on a small batch; a module that is None counts as absent.
+# on a small batch; a module that is None counts as absent. pyarrow imports pandas at the first list it is given, once and
+# only to see whether it was given one of pandas' own.
 WITHOUT_TORCH = ("tokenized_splits",)
 
 
 def main(stage: str, request: str) -> int:
     die_with_parent()
     if request == "--wait":
-        module(stage)
-        request = sys.stdin.readline().rstrip("\n")
+        waiting = module(stage)
+        while (request := sys.stdin.readline().rstrip("\n")).startswith(AHEAD):
+            waiting.begin(Job.read(Path(request.removeprefix(AHEAD))))
         if not request:
             return 0
     job = Job.read(Path(request))
@@ -90,6 +94,10 @@ def module(stage: str) -> ModuleType:
     if stage in WITHOUT_TORCH:
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
         collect_rarely()
+        with absent("pandas"):
+            import pyarrow
+
+            pyarrow.array([[0]])
         return importlib.import_module(name)
     with collected_rarely():  # later garbage may hold tensors
         return importlib.import_module(name)

@@ -10,15 +10,18 @@ import numpy as np
 import polars as pl
 
 from ft_assets.core import near
+from ft_assets.core.ahead import verify_ahead
 from ft_assets.core.artifact import Artifact
 from ft_assets.core.errors import CorruptArtifact
-from ft_assets.core.lineage import precedence
 from ft_assets.core.overlap import EvaluationGrams, evaluation_grams
 from ft_assets.core.split import FATE, Earlier, judge, prompt_hash
+from ft_assets.recipes.roles import precedence
 from ft_assets.worker.job import Job, one_at_a_time
 from ft_assets.worker.prepare import find_overlap, joined, prepare
 
 Row = dict[str, Any]
+
+JUDGED_BY = ("index.arrow", "signatures.u8")  # files of a prepared batch
 
 
 def keys_of(job: Job, role: str) -> list[str]:
@@ -58,6 +61,13 @@ class Batches:
         self.evaluated = {prompt_hash(row) for rows in held_out.values() for row in rows}
         self._grams: EvaluationGrams | None = None
 
+    def verify_ahead(self) -> None:
+        """Starts to verify what was found of batches that are known, while those that are new are prepared."""
+        parts = [(name.partition(":")[0], self.job.part(part)) for name, part in self.job.execution["parts"].items()]
+        only = {"judged": None, "prepared": JUDGED_BY}
+        wanted = [(job.stage, job.fingerprint, only[kind]) for kind, job in parts if kind in only]
+        verify_ahead(self.job.store, wanted)
+
     def prepared(self, name: str, *only: str) -> Artifact:
         return opened(self._job("prepared", name), prepare, only or None)
 
@@ -66,7 +76,7 @@ class Batches:
         earlier: list[Earlier] = []
         for key in keys_of(self.job, role):
             name = f"{role}:{key}"
-            prepared = self.prepared(name, "index.arrow", "signatures.u8")
+            prepared = self.prepared(name, *JUDGED_BY)
             index = pl.read_ipc(prepared.file("index.arrow")).with_columns(pl.lit(key).alias("batch"))
             of_batch = Earlier(index, _signatures(prepared.file("signatures.u8")))
 

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from ft_assets.core.ahead import verify_ahead
 from ft_assets.core.artifact import Artifact, Staging
 from ft_assets.core.split import PARTS
 from ft_assets.core.stage import make_stage
@@ -58,8 +59,32 @@ def grouped(batches: list[Wanted]) -> list[list[Wanted]]:
     return groups
 
 
-def shard(job: Job, role: str, group: list[Wanted], batches: Batches) -> Artifact:
-    """The shard of a group of batches, made where it is not there yet."""
+class Shards:
+    """The shards of a role's batches. Those that are there are verified beside what the caller does until it opens them."""
+
+    def __init__(self, job: Job, role: str, wanted: list[Wanted], batches: Batches):
+        self.job, self.role, self.batches = job, role, batches
+        self.groups = [(_part(job, role, group), group) for group in grouped(wanted)]
+        verify_ahead(job.store, [(own.stage, own.fingerprint, None) for own, _ in self.groups])
+
+    def make(self) -> None:
+        """Makes those that are not there."""
+        for own, group in self.groups:
+            if not own.is_made():
+                self._opened(own, group)
+
+    def open(self) -> list[Artifact]:
+        return [self._opened(own, group) for own, group in self.groups]
+
+    def _opened(self, own: Job, group: list[Wanted]) -> Artifact:
+        def make(own: Job) -> None:
+            whole = [self.batches.prepared(f"{self.role}:{batch.key}", "tokens.arrow") for batch in group]
+            _make(own, group, Pieces(self.role, whole), self.job)
+
+        return opened(own, make)
+
+
+def _part(job: Job, role: str, group: list[Wanted]) -> Job:
     data = job.identity["data"]
     identity = {
         "role": role,
@@ -70,13 +95,7 @@ def shard(job: Job, role: str, group: list[Wanted], batches: Batches) -> Artifac
     upstream = {
         f"prepared:{batch.key}": (batch.prepared.manifest.stage, batch.prepared.manifest.fingerprint) for batch in group
     }
-    request = make_stage("split_shard", identity, upstream).request()
-
-    def make(own: Job) -> None:
-        whole = [batches.prepared(f"{role}:{batch.key}", "tokens.arrow") for batch in group]
-        _make(own, group, Pieces(role, whole), job)
-
-    return opened(job.part(request), make)
+    return job.part(make_stage("split_shard", identity, upstream).request())
 
 
 def _make(job: Job, group: list[Wanted], pieces: Pieces, splits: Job) -> None:

@@ -7,6 +7,7 @@ shuffles them, by the recipe's seed.
 """
 
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from ft_assets.core.artifact import Artifact
+from ft_assets.core.errors import FineTuneError
 from ft_assets.core.labels import check_labels
 from ft_assets.core.split import (
     FATE,
@@ -28,22 +30,33 @@ from ft_assets.core.split import (
     without_contradictions,
 )
 from ft_assets.core.triggers import FAITHFUL, shared_words, suspects, words
-from ft_assets.recipes.schema import HELD_OUT_ROLES, QUESTION_ROLES, TRAINING_ROLES
+from ft_assets.recipes.roles import HELD_OUT_ROLES, QUESTION_ROLES, TRAINING_ROLES
 from ft_assets.worker import questions
-from ft_assets.worker.batches import Batches, keys_of, opened
+from ft_assets.worker.batches import JUDGED_BY, Batches, keys_of, opened
 from ft_assets.worker.job import Job
 from ft_assets.worker.prepare import DROPPED, rows_of
-from ft_assets.worker.shards import MOST_FEW_SHOT, Wanted, grouped, shard, summed
+from ft_assets.worker.shards import MOST_FEW_SHOT, Shards, Wanted, summed
 
 MOST_SHOWN = 300  # characters of an answer
 
 Row = dict[str, Any]
 
 
+def begin(job: Job) -> None:
+    """Prepares the batches of a request that will come. What fails fails again then, and is told."""
+    batches = Batches(job, {})
+    batches.verify_ahead()
+    with suppress(FineTuneError):
+        for role in TRAINING_ROLES:
+            for key in keys_of(job, role):
+                batches.prepared(f"{role}:{key}", *JUDGED_BY)
+
+
 def run(job: Job) -> None:
     held_out = {role: list(questions.held_out(job, role)) for role in HELD_OUT_ROLES}
     asked = opened(job.part(job.execution["parts"]["questions"]), questions.make)
     batches = Batches(job, held_out)
+    batches.verify_ahead()
     # What only a classifier has leaves no trace in the splits of other recipes.
     roles = [role for role in TRAINING_ROLES if role != "classification" or keys_of(job, role)]
     made = {role: _role(job, role, batches) for role in roles}
@@ -56,9 +69,9 @@ def run(job: Job) -> None:
             made["classification"][0]["labels"] = labels
         summaries: dict[str, Row] = {}
         dropped = [pl.DataFrame(schema=questions.REPEATS)]
-        for role, (summaries[role], lost, shards) in made.items():
+        for role, (summaries[role], lost, of_role) in made.items():
             dropped.append(lost)
-            for number, found in enumerate(shards):
+            for number, found in enumerate(of_role):
                 for part in PARTS:
                     staging.link(f"{role}_{part}/{number:05d}.arrow", found, f"{part}.arrow")
         staging.write_json("few_shot.json", _few_shot(made["sft"][2]))
@@ -76,32 +89,35 @@ def _role(job: Job, role: str, batches: Batches) -> tuple[Row, pl.DataFrame, lis
     rows = _joined(job, role, batches)
     job.progress(f"joining {role}", rows.height, rows.height)
     wanted = _wanted(role, rows, batches)
-    shards = [shard(job, role, group, batches) for group in grouped(wanted)]
+    shards = Shards(job, role, wanted, batches)
+    shards.make()
+    triggers = _triggers(job, role, rows) if role in ("sft", "preference") else None
     dropped = _dropped(role, rows, wanted)
     totals: Counter[str] = Counter()
     for batch in wanted:
         metrics = batch.prepared.manifest.metrics
         totals.update({name: metrics[name] for name in ("rows_in", "truncated", "pieces_without_label")})
+    found = shards.open()
     summary = {
         **{name: totals[name] for name in ("rows_in", "truncated", "pieces_without_label")},
         "rows_kept": int(rows["reason"].is_null().sum()),
         "dropped": dict(sorted(dropped["reason"].value_counts().iter_rows())),
-        **summed(shards, data["max_length"], role == "sft" and data["packing"]),
+        **summed(found, data["max_length"], role == "sft" and data["packing"]),
     }
-    if role in ("sft", "preference"):
-        summary["triggers"] = _triggers(job, role, rows)
-    return summary, dropped, shards
+    if triggers is not None:
+        summary["triggers"] = triggers
+    return summary, dropped, found
 
 
-def _labels(shards: list[Artifact]) -> dict[str, dict[str, int]]:
+def _labels(found: list[Artifact]) -> dict[str, dict[str, int]]:
     """Rows by label in each part of the classification rows, as often as training sees them."""
-    found: dict[str, Counter[str]] = {part: Counter() for part in PARTS}
-    for shard_ in shards:
+    labels: dict[str, Counter[str]] = {part: Counter() for part in PARTS}
+    for shard in found:
         for part in PARTS:
-            with pa.memory_map(str(shard_.file(f"{part}.arrow"))) as source:
+            with pa.memory_map(str(shard.file(f"{part}.arrow"))) as source:
                 for counted in pa.ipc.open_stream(source).read_all()["label"].value_counts().to_pylist():
-                    found[part][counted["values"]] += counted["counts"]
-    return {part: dict(sorted(counts.items())) for part, counts in found.items()}
+                    labels[part][counted["values"]] += counted["counts"]
+    return {part: dict(sorted(counts.items())) for part, counts in labels.items()}
 
 
 def _triggers(job: Job, role: str, rows: pl.DataFrame) -> list[Row]:
@@ -179,9 +195,9 @@ def _dropped(role: str, rows: pl.DataFrame, wanted: list[Wanted]) -> pl.DataFram
     return dropped.with_columns(role=pl.lit(role)).select(*questions.REPEATS)
 
 
-def _few_shot(shards: list[Artifact]) -> list[list[dict[str, str]]]:
+def _few_shot(found: list[Artifact]) -> list[list[dict[str, str]]]:
     """Training conversations in hash order, as many as any recipe may put into a few-shot prompt."""
-    examples = [pl.read_parquet(found.file("few_shot.parquet")) for found in shards]
+    examples = [pl.read_parquet(shard.file("few_shot.parquet")) for shard in found]
     if not examples:
         return []
     first: list[list[dict[str, str]]] = pl.concat(examples).sort("row_id").head(MOST_FEW_SHOT)["messages"].to_list()

@@ -1,6 +1,7 @@
 """Laws of canonical JSON and of the fingerprint."""
 
 import datetime
+import hashlib
 import json
 import re
 from decimal import Decimal
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ft_assets.core import canonical
 from ft_assets.core.canonical import canonical_json, fingerprint, sha256_file
 
 VALUES = st.recursive(
@@ -113,6 +115,14 @@ def test_fingerprint_is_the_same_on_every_machine():
         fingerprint("sft_adapter", "1", {"seed": 17}, {"base_model": "aa"})
         == "c9eea3daf42ccf5afbf2708a756345b7486e5a182f651bca9c82397698bb8d9d"
     )
+
+
+@pytest.mark.parametrize("size", [0, 1, 6, 7, 8, 14, 20])
+def test_a_file_hashes_the_same_in_pieces(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(canonical, "PIECE_BYTES", 7)
+    content = bytes(range(size))
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
 def test_file_hash_is_sha256(tmp_path):

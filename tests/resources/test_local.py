@@ -14,8 +14,9 @@ from programs import SAVES_AT_SIGTERM
 from waiting import until
 
 from ft_assets.core.errors import FineTuneError, WorkerFailed
-from resources import launching, local
-from resources.local import WAIT, LocalLauncher, standing_by, worker_command
+from resources import launching, local, processes
+from resources.local import LocalLauncher
+from resources.processes import WAIT, standing_by, worker_command
 
 WITH_A_STOPPED_CHILD = """
 import signal, subprocess, sys
@@ -80,7 +81,7 @@ def test_a_failure_on_a_disk_without_space_says_so(
 def test_a_worker_that_says_nothing_is_asked_to_end_and_killed_if_it_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
-    monkeypatch.setattr(local, "KILL_SECONDS", 0.2)
+    monkeypatch.setattr(processes, "KILL_SECONDS", 0.2)
     error = run_worker(code, tmp_path, monkeypatch, silent_seconds=1.0, grace_seconds=0.5)
     assert "has said nothing for 1 s" in str(error)
     assert "run again to resume" in str(error)
@@ -108,9 +109,9 @@ READS_ITS_REQUEST = "import os, sys; print(os.getpid(), sys.stdin.readline(), fl
 WAITS_AND_PRINTS_ITS_ID = """
 import sys, time
 from pathlib import Path
-from resources import launching, local
-with local.standing_by(Path(sys.argv[1]) / "run" / "tokenized_splits", 1):
-    print(*(process.pid for process in local._waiting.values()), flush=True)
+from resources import launching, processes
+with processes.standing_by(Path(sys.argv[1]) / "run" / "tokenized_splits", 1):
+    print(*(process.pid for process in processes._waiting.values()), flush=True)
     time.sleep(600)
 """
 
@@ -136,29 +137,31 @@ RUN = "11111111-1111-4111-8111-111111111111"
 
 
 def test_a_run_takes_the_worker_that_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "worker_command", lambda *_: [sys.executable, "-c", READS_ITS_REQUEST])
+    monkeypatch.setattr(processes, "worker_command", lambda *_: [sys.executable, "-c", READS_ITS_REQUEST])
     folder = tmp_path / "runs" / RUN / "sft_adapter"
     with standing_by(folder, None):
-        [waits] = local._waiting.values()
+        [waits] = processes._waiting.values()
         assert take(tmp_path, RUN).split() == [str(waits.pid), str(folder / "request.json")]
-        assert local._waiting == {}
+        assert processes._waiting == {}
     assert (folder / "output.log").is_file()
 
 
 def test_a_worker_that_died_while_it_waited_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = {True: "raise SystemExit('it broke')", False: "print('started anew')"}
-    monkeypatch.setattr(local, "worker_command", lambda _, request, __: [sys.executable, "-c", codes[request == WAIT]])
+    for module in (local, processes):
+        command = lambda _, request, __: [sys.executable, "-c", codes[request == WAIT]]  # noqa: E731
+        monkeypatch.setattr(module, "worker_command", command)
     with standing_by(tmp_path / "runs" / RUN / "sft_adapter", None):
-        [waits] = local._waiting.values()
+        [waits] = processes._waiting.values()
         waits.wait()
         assert take(tmp_path, RUN).split("\n") == ["it broke", "started anew", ""]
 
 
 def test_a_worker_that_nobody_took_is_ended_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "worker_command", lambda *_: [sys.executable, "-c", DEAF])
+    monkeypatch.setattr(processes, "worker_command", lambda *_: [sys.executable, "-c", DEAF])
     folder = tmp_path / "runs" / RUN / "sft_adapter"
     with standing_by(folder, None):
-        [waits] = local._waiting.values()
+        [waits] = processes._waiting.values()
         until(lambda: (folder / "output.log").read_text() == "ready\n", 90, "the worker's start")
     assert waits.returncode == -signal.SIGKILL
     assert list((tmp_path / "runs").iterdir()) == []

@@ -20,7 +20,7 @@ from ft_assets.core.input_file import ingest_file
 from ft_assets.core.predicting import Model, file_source, prediction_stage
 from ft_assets.worker import predict
 from ft_assets.worker.job import Job
-from resources.local import worker_command
+from resources.processes import worker_command
 from resources.worker import worker_environment
 
 EXECUTION = {"device": "cpu", "dtype": "float32", "batch_size": 32, "partition": "tiny"}

@@ -2,22 +2,26 @@
 
 import json
 import shutil
+import subprocess
 from collections import Counter
 from itertools import chain
 
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splitting import HALF, TEST, Splitter, documents, pair, pairs, talk, talks
+from waiting import until
 
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.reasons import Reason, RowFault
 from ft_assets.worker import batches as of_batches
-from ft_assets.worker import pieces, prepare
+from ft_assets.worker import pieces, prepare, splits
 from ft_assets.worker.prepare import PIECE_BYTES, fit, rows_of
 from ft_assets.worker.template import IGNORED
+from resources.processes import AHEAD, WAIT, worker_command
 
 PROSE = "the quick brown fox jumps over the lazy dog while seven wizards box with a jolly giant near the old bridge"
 
@@ -320,6 +324,46 @@ def test_a_new_batch_alone_is_prepared_and_moves_no_row(splitter):
     assert {name: after[name] for name in before} == before
     for part in ("train", "validation", "test"):
         assert set(first.ids("sft", part)) <= set(second.ids("sft", part))
+
+
+def test_what_was_begun_is_not_prepared_again_and_the_splits_are_the_same(splitter, tmp_path, tiny_base):
+    batches = {"sft:a@1": talks(20), "preference:p@1": pairs(6), **TEST}
+    splits.begin(splitter.ready(batches))
+    before = splitter.made("prepared_batch")
+    assert len(before) == 2
+    assert not splitter.made("judged_batch")
+    found = splitter.make(batches)
+    assert splitter.made("prepared_batch") == before
+    whole = Splitter(tmp_path / "whole", tiny_base).make(batches)
+    assert found.artifact.manifest.fingerprint == whole.artifact.manifest.fingerprint
+    assert [found.rows(role) for role in ("sft", "preference")] == [whole.rows(role) for role in ("sft", "preference")]
+
+
+def test_what_cannot_be_prepared_is_told_by_the_run_and_not_before(splitter):
+    batches = {"sft:a@1": [talk("long", "word " * 400)], **TEST}
+    splits.begin(splitter.ready(batches))
+    with pytest.raises(FineTuneError, match="row 1 has"):
+        splitter.make(batches)
+
+
+def test_a_worker_that_waits_begins_with_what_it_is_told_and_then_does_what_it_is_asked(splitter, tmp_path):
+    ahead = splitter.ready({"sft:a@1": talks(20), **TEST})
+    job = splitter.ready({"sft:a@1": talks(20), "sft:a@2": talks(5, 50), **TEST})
+    files = [tmp_path / "ahead.json", tmp_path / "request.json"]
+    for file, one in zip(files, (ahead, job), strict=True):
+        asked = {name: getattr(one, name) for name in ("stage", "fingerprint", "code_version", "identity", "upstream")}
+        file.write_text(json.dumps(splitter.request(asked, one.execution)))
+    command, pipe = worker_command("tokenized_splits", WAIT, None), subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, text=True) as process:
+        assert process.stdin is not None
+        process.stdin.write(f"{AHEAD}{files[0]}\n")
+        process.stdin.flush()
+        until(lambda: len(splitter.made("prepared_batch")) == 1, 120, "the first batch's preparation")
+        assert not splitter.made("tokenized_splits")
+        process.stdin.write(f"{files[1]}\n")
+    assert process.returncode == 0
+    assert len(splitter.made("prepared_batch")) == 2
+    assert list(splitter.made("tokenized_splits")) == [job.fingerprint]
 
 
 FILES = {

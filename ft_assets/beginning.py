@@ -1,0 +1,119 @@
+"""The beginning of ``ft run``: what it does beside Dagster, whose import and records take as long as a small batch's work.
+
+Another core verifies what the run will read, and where a batch is new the worker of the splits does its own imports, then
+tokenizes the batch as soon as it is validated, while Dagster still draws and records what came of it. Imports no Dagster.
+"""
+
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft_assets.core.ahead import Wanted, verify_ahead
+from ft_assets.core.batches import RAW, BatchState, batch_state
+from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS, parts
+from ft_assets.core.location import access_errors
+from ft_assets.core.recipe_run import base_of, execution, stages_of
+from ft_assets.core.stage import Stage
+from ft_assets.core.watching import as_ingested
+from ft_assets.recipes.load import Catalog
+from ft_assets.recipes.schema import Recipe
+from resources.environment import Settings, prepare_dagster_home
+from resources.processes import ask_ahead, standing_by
+
+SPLITS = "tokenized_splits"
+PREPARING = "preparing ahead"  # the thread's name
+LOOK_SECONDS = 0.02  # between two looks at a batch that is being validated
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a run of a recipe sets out from.
+
+    ``until`` is the last asset that is wanted, all where None. ``keys`` are the batches of the recipe's sources and
+    ``as_ingested`` those of them that are as they were ingested; ``assets`` are the model assets that are wanted, and
+    ``run_id`` is the Dagster run that makes them.
+    """
+
+    until: str | None
+    keys: list[str]
+    as_ingested: dict[str, BatchState]
+    assets: tuple[str, ...]
+    run_id: str
+
+
+@contextmanager
+def begun(found: Settings, catalog: Catalog, name: str, until: str | None) -> Iterator[Beginning]:
+    """Sets out to bring a recipe up to ``until``; a worker that nobody has taken in the end is ended.
+
+    Raises:
+        RecipeError: the recipe, a source or the base model is not there; nothing has been created then.
+        FineTuneError: Dagster's folder cannot be written.
+    """
+    recipe = catalog.recipe(name)
+    base = base_of(catalog, recipe)
+    keys = [f"{source}@{batch}" for source in recipe.data.source_names() for batch in catalog.batches(source)]
+    prepare_dagster_home(found)
+    store = found.open_store()
+    same = as_ingested(catalog, store, keys) if until != RAW else {}
+    assets = _upstream(until)
+    verify_ahead(store, _wanted(same, base if assets else None))
+    beginning = Beginning(until, keys, same, assets, str(uuid.uuid4()))
+    with ExitStack() as ahead:
+        if found.launcher == "local" and SPLITS in assets and len(same) < len(keys):
+            folder = found.home / "runs" / beginning.run_id / SPLITS
+            ahead.enter_context(standing_by(folder, recipe.hardware.threads_per_process))
+            ahead.enter_context(_preparing(found, catalog, recipe, [key for key in keys if key not in same], folder))
+        yield beginning
+
+
+@contextmanager
+def _preparing(found: Settings, catalog: Catalog, recipe: Recipe, new: list[str], folder: Path) -> Iterator[None]:
+    """Has the worker that stands by prepare new batches once the last of them is validated."""
+    over = threading.Event()
+    arguments = (found, catalog, recipe, new, folder, over)
+    threading.Thread(target=_prepare, args=arguments, name=PREPARING, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _prepare(
+    found: Settings, catalog: Catalog, recipe: Recipe, new: list[str], folder: Path, over: threading.Event
+) -> None:
+    store = found.open_store()
+    # What is wrong with a batch, or cannot be read just now, is told by the run itself.
+    with suppress(*access_errors()):
+        for key in new:
+            while batch_state(catalog, store, key).word != "validated":
+                if over.wait(LOOK_SECONDS):
+                    return
+        run = stages_of(catalog, recipe, store)
+        stage = run.stages[SPLITS]
+        request = {
+            **stage.request(),
+            "store": {"url": found.store, "local": str(found.home / "local")},
+            "execution": {**execution(recipe, SPLITS), "parts": parts(run.stages, SPLITS)},
+            "progress": str(folder / "progress.jsonl"),
+            "cache": str(found.cache),
+        }
+        ask_ahead(folder, request)
+
+
+def _upstream(until: str | None) -> tuple[str, ...]:
+    """The model assets needed for one, itself included; the graph is a line with side inputs, so these are its prefix."""
+    if until is None:
+        return MODEL_ASSETS
+    return () if until in DATA_ASSETS else MODEL_ASSETS[: MODEL_ASSETS.index(until) + 1]
+
+
+def _wanted(same: dict[str, BatchState], base: Stage | None) -> list[Wanted]:
+    wanted: list[Wanted] = [
+        (stage, fingerprint, None)
+        for state in same.values()
+        for stage, fingerprint in (("raw_corpus", state.raw), ("validated_dataset", state.validated))
+    ]
+    return [*wanted, (base.made_by, base.fingerprint, None)] if base else wanted

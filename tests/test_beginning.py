@@ -1,0 +1,125 @@
+"""What ``ft run`` does beside Dagster: whom it asks for what, and that nothing of it is left."""
+
+import contextlib
+import shutil
+import threading
+
+import dagster as dg
+import pytest
+from test_automation import BAD, Place, rows
+from waiting import until
+
+from ft_assets import beginning
+from ft_assets.beginning import begun
+from ft_assets.core.errors import RecipeError
+from ft_assets.core.lineage import MODEL_ASSETS
+from ft_assets.core.recipe_run import base_of, stages_of
+from resources.environment import catalog
+
+KEY, OTHER = "rows@one", "rows@two"
+
+
+@pytest.fixture
+def place(tmp_path):
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path / "instance")) as instance:
+        place = Place(tmp_path, instance)
+        place.drop("rows/one.jsonl", rows(3))
+        assert place.settle() == [KEY]
+        yield place
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Stands in for the worker that waits: where it was started, and what it is asked."""
+    started, asked = [], []
+
+    @contextlib.contextmanager
+    def standing_by(folder, threads):
+        started.append(folder)
+        yield
+
+    monkeypatch.setattr(beginning, "standing_by", standing_by)
+    monkeypatch.setattr(beginning, "ask_ahead", lambda folder, request: asked.append((folder, request)))
+    return started, asked
+
+
+@pytest.fixture
+def recipe(place, monkeypatch):
+    """A recipe whose base model is there; one batch is ingested, and so are the held-out rows."""
+    monkeypatch.setenv("DAGSTER_HOME", str(place.folder / "dagster_home"))
+    place.recipe("first", retrain="null")
+    place.drop("held/one.jsonl", rows(3, 500))
+    place.settle()
+    known = catalog(place.settings)
+    base = base_of(known, known.recipe("first"))
+    with place.store.write(base.name, base.fingerprint, code_version="1", identity={}, upstream={}) as staging:
+        staging.metrics = {"content_hash": "0" * 64}
+    return "first"
+
+
+def ingest(place):
+    place.instance.add_dynamic_partitions("source_batch", [OTHER])
+    return place.launch(dg.RunRequest(partition_key=OTHER))
+
+
+def start(place, recipe, until=None):
+    return begun(place.settings, catalog(place.settings), recipe, until)
+
+
+def test_where_nothing_is_new_no_worker_is_started(place, recipe, waits):
+    with start(place, recipe) as found:
+        assert set(found.keys) == set(found.as_ingested) == {KEY, "held@one"}
+        assert found.assets == MODEL_ASSETS
+    assert waits == ([], [])
+
+
+def test_a_new_batch_is_asked_for_once_it_is_validated_and_not_before(place, recipe, waits):
+    started, asked = waits
+    place.drop("rows/two.jsonl", rows(3, 50))
+    with start(place, recipe) as found:
+        assert set(found.as_ingested) == {KEY, "held@one"}
+        folder = place.settings.home / "runs" / found.run_id / "tokenized_splits"
+        assert started == [folder]
+        assert place.state(OTHER) == "new"
+        assert asked == []
+        assert ingest(place)
+        until(lambda: asked, 60, "the worker to be asked")
+    [(where, request)] = asked
+    run = stages_of(catalog(place.settings), catalog(place.settings).recipe(recipe), place.store)
+    assert where == folder
+    assert request["fingerprint"] == run.stages["tokenized_splits"].fingerprint
+    assert {name for name in request["execution"]["parts"] if name.startswith("prepared")} == {
+        f"prepared:sft:{KEY}",
+        f"prepared:sft:{OTHER}",
+    }
+
+
+def test_a_batch_that_fails_is_never_asked_for(place, recipe, waits):
+    _, asked = waits
+    place.drop("rows/two.jsonl", BAD)
+    with start(place, recipe):
+        ingest(place)
+        assert place.state(OTHER) == "failed"
+        looking = [thread for thread in threading.enumerate() if thread.name == beginning.PREPARING]
+        assert len(looking) == 1
+    looking[0].join(60)
+    assert not looking[0].is_alive()
+    assert asked == []
+
+
+@pytest.mark.parametrize(("last", "same"), [("raw_corpus", set()), ("validated_dataset", {KEY, "held@one"})])
+def test_what_wants_no_splits_starts_no_worker(place, recipe, waits, last, same):
+    place.drop("rows/two.jsonl", rows(3, 50))
+    with start(place, recipe, last) as found:
+        assert set(found.as_ingested) == same
+        assert found.assets == ()
+    assert waits == ([], [])
+
+
+def test_a_source_that_is_not_there_stops_before_anything_is_created(place, recipe, waits):
+    shutil.rmtree(place.recipes / "data" / "rows")
+    before = sorted(place.folder.rglob("*"))
+    with pytest.raises(RecipeError), start(place, recipe):
+        pass
+    assert sorted(place.folder.rglob("*")) == before
+    assert waits == ([], [])
