@@ -1,18 +1,20 @@
 """The beginning of ``ft run``: what it does beside Dagster, whose import and records take as long as a small batch's work.
 
-Another core verifies what the run will read, and where a batch is new the worker of the splits does its own imports, then
-tokenizes the batch as soon as it is validated, while Dagster still draws and records what came of it. Imports no Dagster.
+Another core verifies what the run will read, and where a batch is new the worker of the splits does its own imports, looks
+through the splits as they were, then tokenizes the batch as soon as it is validated, while Dagster still draws and records
+what came of it. Imports no Dagster.
 """
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ft_assets.core.ahead import Wanted, verify_ahead
-from ft_assets.core.batches import RAW, BatchState, batch_state
+from ft_assets.core.batches import RAW, BatchState, batch_state, recipe_batches
 from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS, parts
 from ft_assets.core.location import access_errors
 from ft_assets.core.recipe_run import base_of, execution, stages_of
@@ -24,7 +26,7 @@ from resources.environment import Settings, prepare_dagster_home
 from resources.processes import ask_ahead, standing_by
 
 SPLITS = "tokenized_splits"
-PREPARING = "preparing ahead"  # the thread's name
+ASKING = "asking ahead"  # the thread's name
 LOOK_SECONDS = 0.02  # between two looks at a batch that is being validated
 
 
@@ -62,45 +64,56 @@ def begun(found: Settings, catalog: Catalog, name: str, until: str | None) -> It
     verify_ahead(store, _wanted(same, base if assets else None))
     beginning = Beginning(until, keys, same, assets, str(uuid.uuid4()))
     with ExitStack() as ahead:
-        if found.launcher == "local" and SPLITS in assets and len(same) < len(keys):
+        new = [key for key in keys if key not in same]
+        if found.launcher == "local" and SPLITS in assets and new:
             folder = found.home / "runs" / beginning.run_id / SPLITS
             ahead.enter_context(standing_by(folder, recipe.hardware.threads_per_process))
-            ahead.enter_context(_preparing(found, catalog, recipe, [key for key in keys if key not in same], folder))
+            ahead.enter_context(_asking(found, catalog, recipe, new, folder))
         yield beginning
 
 
 @contextmanager
-def _preparing(found: Settings, catalog: Catalog, recipe: Recipe, new: list[str], folder: Path) -> Iterator[None]:
-    """Has the worker that stands by prepare new batches once the last of them is validated."""
+def _asking(found: Settings, catalog: Catalog, recipe: Recipe, new: list[str], folder: Path) -> Iterator[None]:
+    """Asks the worker that stands by for the splits as they were, and as they will be once new batches are validated."""
     over = threading.Event()
-    arguments = (found, catalog, recipe, new, folder, over)
-    threading.Thread(target=_prepare, args=arguments, name=PREPARING, daemon=True).start()
+
+    def ask(states: Mapping[str, BatchState]) -> None:
+        # What is wrong with a batch, or cannot be read just now, is told by the run itself.
+        with suppress(*access_errors()):
+            ask_ahead(folder, _request(found, catalog, recipe, states, folder))
+
+    def ask_twice() -> None:
+        store = found.open_store()
+        with suppress(*access_errors()):
+            states = recipe_batches(catalog, recipe, store)
+            ask(states)
+            for key in new:
+                before = states[key].raw if key in states else None
+                while (state := batch_state(catalog, store, key)).word != "validated" or state.raw == before:
+                    if over.wait(LOOK_SECONDS):
+                        return
+                states[key] = state
+            ask(states)
+
+    threading.Thread(target=ask_twice, name=ASKING, daemon=True).start()
     try:
         yield
     finally:
         over.set()
 
 
-def _prepare(
-    found: Settings, catalog: Catalog, recipe: Recipe, new: list[str], folder: Path, over: threading.Event
-) -> None:
-    store = found.open_store()
-    # What is wrong with a batch, or cannot be read just now, is told by the run itself.
-    with suppress(*access_errors()):
-        for key in new:
-            while batch_state(catalog, store, key).word != "validated":
-                if over.wait(LOOK_SECONDS):
-                    return
-        run = stages_of(catalog, recipe, store)
-        stage = run.stages[SPLITS]
-        request = {
-            **stage.request(),
-            "store": {"url": found.store, "local": str(found.home / "local")},
-            "execution": {**execution(recipe, SPLITS), "parts": parts(run.stages, SPLITS)},
-            "progress": str(folder / "progress.jsonl"),
-            "cache": str(found.cache),
-        }
-        ask_ahead(folder, request)
+def _request(
+    found: Settings, catalog: Catalog, recipe: Recipe, states: Mapping[str, BatchState], folder: Path
+) -> dict[str, Any]:
+    """What the worker of the splits is asked for where these are the recipe's batches."""
+    run = stages_of(catalog, recipe, found.open_store(), states)
+    return {
+        **run.stages[SPLITS].request(),
+        "store": {"url": found.store, "local": str(found.home / "local")},
+        "execution": {**execution(recipe, SPLITS), "parts": parts(run.stages, SPLITS)},
+        "progress": str(folder / "progress.jsonl"),
+        "cache": str(found.cache),
+    }
 
 
 def _upstream(until: str | None) -> tuple[str, ...]:

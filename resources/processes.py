@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 
@@ -61,7 +62,7 @@ def ask_ahead(folder: Path, request: dict[str, Any]) -> None:
     """Has the worker that stands by for this folder do what it can of a request before it gets it; nothing where it has
     been taken, or has ended.
     """
-    file = folder / "ahead.json"
+    file = folder / f"ahead.{uuid4().hex}.json"
     with _taking, suppress(BrokenPipeError):
         process = _waiting.get(folder)
         if process is not None and process.stdin is not None:

@@ -50,11 +50,15 @@ def recipe(place, monkeypatch):
     place.recipe("first", retrain="null")
     place.drop("held/one.jsonl", rows(3, 500))
     place.settle()
+    have_base(place)
+    return "first"
+
+
+def have_base(place):
     known = catalog(place.settings)
     base = base_of(known, known.recipe("first"))
     with place.store.write(base.name, base.fingerprint, code_version="1", identity={}, upstream={}) as staging:
         staging.metrics = {"content_hash": "0" * 64}
-    return "first"
 
 
 def ingest(place):
@@ -66,6 +70,11 @@ def start(place, recipe, until=None):
     return begun(place.settings, catalog(place.settings), recipe, until)
 
 
+def splits(place, recipe, states=None):
+    known = catalog(place.settings)
+    return stages_of(known, known.recipe(recipe), place.store, states).stages["tokenized_splits"].fingerprint
+
+
 def test_where_nothing_is_new_no_worker_is_started(place, recipe, waits):
     with start(place, recipe) as found:
         assert set(found.keys) == set(found.as_ingested) == {KEY, "held@one"}
@@ -73,38 +82,61 @@ def test_where_nothing_is_new_no_worker_is_started(place, recipe, waits):
     assert waits == ([], [])
 
 
-def test_a_new_batch_is_asked_for_once_it_is_validated_and_not_before(place, recipe, waits):
+def test_the_worker_is_asked_for_what_is_known_and_for_a_new_batch_once_it_is_validated(place, recipe, waits):
     started, asked = waits
+    before = splits(place, recipe)
     place.drop("rows/two.jsonl", rows(3, 50))
     with start(place, recipe) as found:
         assert set(found.as_ingested) == {KEY, "held@one"}
-        folder = place.settings.home / "runs" / found.run_id / "tokenized_splits"
-        assert started == [folder]
-        assert place.state(OTHER) == "new"
-        assert asked == []
-        assert ingest(place)
         until(lambda: asked, 60, "the worker to be asked")
-    [(where, request)] = asked
-    run = stages_of(catalog(place.settings), catalog(place.settings).recipe(recipe), place.store)
-    assert where == folder
-    assert request["fingerprint"] == run.stages["tokenized_splits"].fingerprint
-    assert {name for name in request["execution"]["parts"] if name.startswith("prepared")} == {
-        f"prepared:sft:{KEY}",
-        f"prepared:sft:{OTHER}",
-    }
+        assert place.state(OTHER) == "new"
+        assert [request["fingerprint"] for _, request in asked] == [before]
+        assert ingest(place)
+        until(lambda: len(asked) == 2, 60, "the worker to be asked again")
+    folder = place.settings.home / "runs" / found.run_id / "tokenized_splits"
+    assert started == [folder]
+    assert [where for where, _ in asked] == [folder, folder]
+    assert asked[1][1]["fingerprint"] == splits(place, recipe) != before
+    prepared = [{name for name in request["execution"]["parts"] if "prepared" in name} for _, request in asked]
+    assert prepared == [{f"prepared:sft:{KEY}"}, {f"prepared:sft:{KEY}", f"prepared:sft:{OTHER}"}]
+
+
+def test_of_a_batch_that_was_edited_the_new_version_is_asked_for(place, recipe, waits):
+    _, asked = waits
+    before = splits(place, recipe)
+    place.drop("rows/one.jsonl", rows(4))
+    with start(place, recipe) as found:
+        assert set(found.as_ingested) == {"held@one"}
+        until(lambda: asked, 60, "the worker to be asked for what is known")
+        assert place.launch(dg.RunRequest(partition_key=KEY))
+        until(lambda: len(asked) == 2, 60, "the worker to be asked again")
+    assert [request["fingerprint"] for _, request in asked] == [before, splits(place, recipe)]
 
 
 def test_a_batch_that_fails_is_never_asked_for(place, recipe, waits):
     _, asked = waits
     place.drop("rows/two.jsonl", BAD)
     with start(place, recipe):
+        until(lambda: asked, 60, "the worker to be asked for what is known")
         ingest(place)
         assert place.state(OTHER) == "failed"
-        looking = [thread for thread in threading.enumerate() if thread.name == beginning.PREPARING]
-        assert len(looking) == 1
-    looking[0].join(60)
-    assert not looking[0].is_alive()
-    assert asked == []
+        [asking] = [thread for thread in threading.enumerate() if thread.name == beginning.ASKING]
+    asking.join(60)
+    assert not asking.is_alive()
+    assert len(asked) == 1
+
+
+def test_where_all_is_new_the_worker_is_asked_once_all_is_validated(place, waits, monkeypatch):
+    _, asked = waits
+    monkeypatch.setenv("DAGSTER_HOME", str(place.folder / "dagster_home"))
+    place.recipe("first", source="more", retrain="null")
+    have_base(place)
+    for source in ("more", "held"):
+        place.drop(f"{source}/one.jsonl", rows(3))
+    with start(place, "first"):
+        place.settle()
+        until(lambda: asked, 60, "the worker to be asked")
+    assert [request["fingerprint"] for _, request in asked] == [splits(place, "first")]
 
 
 @pytest.mark.parametrize(("last", "same"), [("raw_corpus", set()), ("validated_dataset", {KEY, "held@one"})])

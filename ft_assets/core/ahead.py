@@ -9,6 +9,7 @@ from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.errors import CorruptArtifact
 from ft_assets.core.location import access_errors
 
+VERIFYING = "verifying ahead"  # the thread's name
 NICE = 10  # it takes the cores that nobody else wants
 # Stage, fingerprint and the files that are wanted, all where None.
 Wanted = tuple[str, str, Collection[str] | None]
@@ -26,6 +27,6 @@ def verify_ahead(store: ArtifactStore, wanted: Iterable[Wanted]) -> threading.Th
             with suppress(CorruptArtifact, *access_errors()):
                 store.open(stage, fingerprint, only)
 
-    thread = threading.Thread(target=verify, daemon=True)
+    thread = threading.Thread(target=verify, name=VERIFYING, daemon=True)
     thread.start()
     return thread

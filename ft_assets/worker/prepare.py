@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,7 @@ def prepare(job: Job) -> None:
     """Makes ``prepared_batch``."""
     role, data = job.identity["role"], job.identity["data"]
     wanted = data["near_duplicates"]
-    base = job.input("base_model", but=".safetensors")
-    template = Template(load_tokenizer(base.folder), chats=role != "classification")
-    if role == "classification":
-        _check_reach(base, template.tokenizer, data["max_length"])
+    template = template_of(job, role)
     validated = job.input("rows")
     total = validated.manifest.metrics["rows_kept"]
     with job.commit() as staging, ThreadPoolExecutor(1) as beside, Batch(staging, role) as made:
@@ -87,6 +85,20 @@ def prepare(job: Job) -> None:
             fitted = [fit(one, row, role, data) for one, row in zip(tokenized, rows, strict=True)]
             made.add(rows, fitted, sketching.result() if sketching else None)
             job.progress(f"tokenizing {job.execution['key']}", made.metrics["rows_in"], total)
+
+
+def template_of(job: Job, role: str) -> Template:
+    """The base model's template, or the tokenizer alone where rows are texts with a label."""
+    base = job.input("base_model", but=".safetensors")
+    template = _template(base.folder, role != "classification")
+    if role == "classification":
+        _check_reach(base, template.tokenizer, job.identity["data"]["max_length"])
+    return template
+
+
+@lru_cache(maxsize=2)
+def _template(folder: Path, chats: bool) -> Template:
+    return Template(load_tokenizer(folder), chats)
 
 
 def joined(rows: list[Row]) -> list[str]:

@@ -34,7 +34,7 @@ from ft_assets.recipes.roles import HELD_OUT_ROLES, QUESTION_ROLES, TRAINING_ROL
 from ft_assets.worker import questions
 from ft_assets.worker.batches import JUDGED_BY, Batches, keys_of, opened
 from ft_assets.worker.job import Job
-from ft_assets.worker.prepare import DROPPED, rows_of
+from ft_assets.worker.prepare import DROPPED, rows_of, template_of
 from ft_assets.worker.shards import MOST_FEW_SHOT, Shards, Wanted, summed
 
 MOST_SHOWN = 300  # characters of an answer
@@ -43,13 +43,18 @@ Row = dict[str, Any]
 
 
 def begin(job: Job) -> None:
-    """Prepares the batches of a request that will come. What fails fails again then, and is told."""
+    """Prepares the batches of a request that may come, or, where its splits are there, looks for what they were made of: new
+    ones stand on the same. What fails fails again when it is asked for, and is told then.
+    """
     batches = Batches(job, {})
     batches.verify_ahead()
     with suppress(FineTuneError):
-        for role in TRAINING_ROLES:
+        for role in [role for role in TRAINING_ROLES if keys_of(job, role)]:
+            template_of(job, role)
             for key in keys_of(job, role):
                 batches.prepared(f"{role}:{key}", *JUDGED_BY)
+            if job.is_made():
+                Shards(job, role, _wanted(role, _joined(job, role, batches), batches), batches)
 
 
 def run(job: Job) -> None:

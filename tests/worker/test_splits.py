@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import threading
 from collections import Counter
 from itertools import chain
 
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 from splitting import HALF, TEST, Splitter, documents, pair, pairs, talk, talks
 from waiting import until
 
+from ft_assets.core import ahead, artifact
+from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.reasons import Reason, RowFault
 from ft_assets.worker import batches as of_batches
-from ft_assets.worker import pieces, prepare, splits
+from ft_assets.worker import pieces, prepare, shards, splits
 from ft_assets.worker.prepare import PIECE_BYTES, fit, rows_of
 from ft_assets.worker.template import IGNORED
 from resources.processes import AHEAD, WAIT, worker_command
@@ -337,6 +340,24 @@ def test_what_was_begun_is_not_prepared_again_and_the_splits_are_the_same(splitt
     whole = Splitter(tmp_path / "whole", tiny_base).make(batches)
     assert found.artifact.manifest.fingerprint == whole.artifact.manifest.fingerprint
     assert [found.rows(role) for role in ("sft", "preference")] == [whole.rows(role) for role in ("sft", "preference")]
+
+
+def test_of_splits_that_are_there_nothing_is_hashed_any_more_when_new_ones_are_asked_for(splitter, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 1)
+    known = {"sft:a@1": talks(20), **TEST}
+    splitter.make(known)
+    old = {name for stage in ("prepared_batch", "judged_batch", "split_shard") for name in splitter.made(stage)}
+    monkeypatch.setattr(ArtifactStore, "_verified", set())
+    splits.begin(splitter.ready(known))
+    for thread in threading.enumerate():
+        if thread.name == ahead.VERIFYING:
+            thread.join()
+    hashed = []
+    real = artifact.sha256_file
+    monkeypatch.setattr(artifact, "sha256_file", lambda path: (hashed.append(path), real(path))[1])
+    splitter.make({**known, "sft:a@2": talks(20, 50)})
+    assert len(old) == 3
+    assert [path for path in hashed if path.parent.name in old] == []
 
 
 def test_what_cannot_be_prepared_is_told_by_the_run_and_not_before(splitter):
