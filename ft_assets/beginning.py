@@ -23,7 +23,7 @@ from ft_assets.core.watching import as_ingested
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.schema import Recipe
 from resources.environment import Settings, prepare_dagster_home
-from resources.processes import ask_ahead, standing_by
+from resources.processes import ask_ahead, standing_by, stands_by
 
 SPLITS = "tokenized_splits"
 ASKING = "asking ahead"  # the thread's name
@@ -90,7 +90,7 @@ def _asking(found: Settings, catalog: Catalog, recipe: Recipe, new: list[str], f
             for key in new:
                 before = states[key].raw if key in states else None
                 while (state := batch_state(catalog, store, key)).word != "validated" or state.raw == before:
-                    if over.wait(LOOK_SECONDS):
+                    if over.wait(LOOK_SECONDS) or not stands_by(folder):
                         return
                 states[key] = state
             ask(states)

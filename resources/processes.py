@@ -58,6 +58,11 @@ def standing_by(folder: Path, threads: int | None) -> Iterator[None]:
                 folder.parent.rmdir()
 
 
+def stands_by(folder: Path) -> bool:
+    """Whether the worker that was started for this folder has not been taken yet."""
+    return folder in _waiting
+
+
 def ask_ahead(folder: Path, request: dict[str, Any]) -> None:
     """Has the worker that stands by for this folder do what it can of a request before it gets it; nothing where it has
     been taken, or has ended.

@@ -14,6 +14,7 @@ from ft_assets.beginning import begun
 from ft_assets.core.errors import RecipeError
 from ft_assets.core.lineage import MODEL_ASSETS
 from ft_assets.core.recipe_run import base_of, stages_of
+from resources import processes
 from resources.environment import catalog
 
 KEY, OTHER = "rows@one", "rows@two"
@@ -36,7 +37,9 @@ def waits(monkeypatch):
     @contextlib.contextmanager
     def standing_by(folder, threads):
         started.append(folder)
+        processes._waiting[folder] = None
         yield
+        processes._waiting.pop(folder, None)
 
     monkeypatch.setattr(beginning, "standing_by", standing_by)
     monkeypatch.setattr(beginning, "ask_ahead", lambda folder, request: asked.append((folder, request)))
@@ -123,6 +126,19 @@ def test_a_batch_that_fails_is_never_asked_for(place, recipe, waits):
         [asking] = [thread for thread in threading.enumerate() if thread.name == beginning.ASKING]
     asking.join(60)
     assert not asking.is_alive()
+    assert len(asked) == 1
+
+
+def test_a_worker_that_was_taken_is_asked_no_more(place, recipe, waits):
+    started, asked = waits
+    place.drop("rows/two.jsonl", rows(3, 50))
+    with start(place, recipe):
+        until(lambda: asked, 60, "the worker to be asked for what is known")
+        [asking] = [thread for thread in threading.enumerate() if thread.name == beginning.ASKING]
+        del processes._waiting[started[0]]
+        asking.join(60)
+        assert not asking.is_alive()
+        assert ingest(place)
     assert len(asked) == 1
 
 

@@ -48,7 +48,7 @@ def begin(job: Job) -> None:
     """
     batches = Batches(job, {})
     batches.verify_ahead()
-    with suppress(FineTuneError):
+    with suppress(FineTuneError, OSError):
         for role in [role for role in TRAINING_ROLES if keys_of(job, role)]:
             template_of(job, role)
             for key in keys_of(job, role):
