@@ -15,11 +15,10 @@ from uuid import uuid4
 
 import psutil
 
+from ft_assets.core.waiting import AHEAD, WAIT
 from resources.worker import worker_environment
 
 KILL_SECONDS = 5.0
-AHEAD = "--ahead "  # before the path of a request that is to be begun and not yet answered
-WAIT = Path("--wait")  # in the place of a request's path: it comes through standard input
 
 # By the folder of the run and stage they are for; each runs until it is taken, or nobody can want it any more.
 _waiting: dict[Path, subprocess.Popen[bytes]] = {}
@@ -44,7 +43,7 @@ def standing_by(folder: Path, threads: int | None) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, **worker_environment(None, threads)}
-    _waiting[folder] = process = start(worker_command(folder.name, WAIT, None), env, folder, subprocess.PIPE)
+    _waiting[folder] = process = start(worker_command(folder.name, Path(WAIT), None), env, folder, subprocess.PIPE)
     try:
         yield
     finally:

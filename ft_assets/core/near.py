@@ -23,6 +23,7 @@ MOST_BAND_BYTES = 8
 MEETING = 0.98
 # Rows that share a band are compared with so many that follow them in it: all with all in a band of few rows.
 NEIGHBOURS = 3
+CHUNK_ROWS = 2**15
 
 Signatures = NDArray[np.uint8]
 
@@ -73,10 +74,11 @@ def met(
         standing: which of the earlier rows count, all where None.
     """
     width = band_bytes(threshold)
-    places = _sharing(signatures, earlier, width)
+    chunks = _in_chunks(earlier)
+    places = _sharing(signatures, chunks, width)
     if standing is not None:
         places = places[standing[places]]
-    few = _rows_at(earlier, places)
+    few = _rows_at(chunks, places)
     found = np.full(len(signatures), len(places))
     for band in range(PERMUTATIONS // width):
         new = _in_band(signatures, _keys(few, band, width), band, width)
@@ -87,8 +89,21 @@ def met(
     return np.append(places, -1)[found]
 
 
+def _in_chunks(parts: Sequence[Signatures]) -> list[Signatures]:
+    """The same rows in fewer parts: small ones are joined, as each is looked through apart; large ones are not copied."""
+    chunks: list[list[Signatures]] = []
+    rows = CHUNK_ROWS
+    for part in parts:
+        if rows >= CHUNK_ROWS or len(part) >= CHUNK_ROWS:
+            chunks.append([])
+            rows = 0
+        chunks[-1].append(part)
+        rows += len(part)
+    return [chunk[0] if len(chunk) == 1 else np.concatenate(chunk) for chunk in chunks]
+
+
 def _sharing(signatures: Signatures, earlier: Sequence[Signatures], width: int) -> NDArray[np.int64]:
-    """Which earlier rows share a band with one of the rows, in order; looked for on all cores and without a copy of them."""
+    """Which earlier rows share a band with one of the rows, in order; looked for on all cores, where they lie."""
     starts = np.cumsum([0, *map(len, earlier)])
 
     def of_band(band: int) -> NDArray[np.int64]:
@@ -194,7 +209,7 @@ def _joined(names: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.in
 
     The least name spreads along the pairs: each cluster takes the least of its neighbours' names, then that of whose name it
     took, until no pair has two (the labels of Shiloach and Vishkin 1982). scipy has this too; its import alone takes as long
-    as all else that is done with a small batch.
+    as judging a small batch.
     """
     if not len(pairs):
         return names

@@ -20,9 +20,9 @@ from types import ModuleType, TracebackType
 from ft_assets.core.absent import absent
 from ft_assets.core.errors import STOPPED, FineTuneError, Stopped
 from ft_assets.core.garbage import collect_rarely, collected_rarely
+from ft_assets.core.waiting import AHEAD, WAIT
 from ft_assets.worker.job import Job, die_with_parent, one_at_a_time
 
-AHEAD = "--ahead "
 MODULES = {
     "base_model": "base_model",
     "tokenized_splits": "splits",
@@ -46,7 +46,7 @@ WITHOUT_TORCH = ("tokenized_splits",)
 
 def main(stage: str, request: str) -> int:
     die_with_parent()
-    if request == "--wait":
+    if request == WAIT:
         waiting = module(stage)
         while (request := sys.stdin.readline().rstrip("\n")).startswith(AHEAD):
             waiting.begin(Job.read(Path(request.removeprefix(AHEAD))))

@@ -207,9 +207,15 @@ def test_rows_without_words_meet_none_and_no_rows_meet_nothing():
     assert met(signatures[:0], [signatures, signatures[:0]], 0.5).tolist() == []
 
 
-@given(st.lists(st.integers(0, 90), max_size=4), st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None, derandomize=True)
-def test_how_earlier_rows_are_parted_changes_nothing_and_those_that_do_not_stand_are_as_if_absent(cuts, seed):
+@given(st.lists(st.integers(0, 90), max_size=4), st.integers(0, 2**32 - 1), st.sampled_from([1, 20, 10**6]))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_how_earlier_rows_are_parted_changes_nothing_and_those_that_do_not_stand_are_as_if_absent(cuts, seed, chunk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near, "CHUNK_ROWS", chunk)
+        parted_as_one(cuts, seed)
+
+
+def parted_as_one(cuts, seed):
     signatures = sketch([" ".join(row) for row in mixed_rows()], N)
     new, earlier = signatures[::3], np.delete(signatures, np.s_[::3], axis=0)
     standing = np.random.default_rng(seed).random(len(earlier)) < 0.7
@@ -232,3 +238,18 @@ def test_clusters_that_pairs_join_are_one_under_the_least_name(pairs, rounds):
             both = together[one] | together[other]
             together |= dict.fromkeys(both, both)
     assert names.tolist() == [min(together[at]) for at in range(31)]
+
+
+@given(st.lists(st.integers(0, 9), max_size=40))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_small_parts_are_looked_through_together_and_large_ones_where_they_lie(sizes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near, "CHUNK_ROWS", 5)
+        rows = np.arange(sum(sizes), dtype=np.uint8).reshape(-1, 1) * np.ones(PERMUTATIONS, np.uint8)
+        parts = np.split(rows, np.cumsum(sizes)[:-1]) if sizes else []
+        chunks = near._in_chunks(parts)
+    assert [row.tolist() for chunk in chunks for row in chunk] == rows.tolist()
+    large = [part for part in parts if len(part) >= 5]
+    where = {part.__array_interface__["data"] for part in large}
+    assert where <= {chunk.__array_interface__["data"] for chunk in chunks}
+    assert len(chunks) <= 2 * len(large) + sum(sizes) // 5 + 1

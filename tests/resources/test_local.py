@@ -14,9 +14,10 @@ from programs import SAVES_AT_SIGTERM
 from waiting import until
 
 from ft_assets.core.errors import FineTuneError, WorkerFailed
+from ft_assets.core.waiting import WAIT
 from resources import launching, local, processes
 from resources.local import LocalLauncher
-from resources.processes import WAIT, standing_by, worker_command
+from resources.processes import standing_by, worker_command
 
 WITH_A_STOPPED_CHILD = """
 import signal, subprocess, sys
@@ -149,7 +150,7 @@ def test_a_run_takes_the_worker_that_waits_for_it(tmp_path: Path, monkeypatch: p
 def test_a_worker_that_died_while_it_waited_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = {True: "raise SystemExit('it broke')", False: "print('started anew')"}
     for module in (local, processes):
-        command = lambda _, request, __: [sys.executable, "-c", codes[request == WAIT]]  # noqa: E731
+        command = lambda _, request, __: [sys.executable, "-c", codes[str(request) == WAIT]]  # noqa: E731
         monkeypatch.setattr(module, "worker_command", command)
     with standing_by(tmp_path / "runs" / RUN / "sft_adapter", None):
         [waits] = processes._waiting.values()
@@ -177,7 +178,7 @@ def test_a_worker_that_waits_dies_with_the_process_that_started_it(tmp_path: Pat
 
 
 def test_a_worker_whose_request_never_comes_ends_well(tmp_path: Path) -> None:
-    done = subprocess.run(worker_command("tokenized_splits", WAIT, None), cwd=ROOT, stdin=subprocess.DEVNULL)
+    done = subprocess.run(worker_command("tokenized_splits", Path(WAIT), None), cwd=ROOT, stdin=subprocess.DEVNULL)
     assert done.returncode == 0
 
 

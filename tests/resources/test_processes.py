@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from waiting import until
 
+from ft_assets.core.waiting import AHEAD
 from resources import processes
-from resources.processes import AHEAD, ask_ahead, standing_by, stands_by, waiting_worker
+from resources.processes import ask_ahead, standing_by, stands_by, waiting_worker
 
 ECHOES = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
 

@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -20,11 +21,12 @@ from ft_assets.core import ahead, artifact
 from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.reasons import Reason, RowFault
+from ft_assets.core.waiting import AHEAD, WAIT
 from ft_assets.worker import batches as of_batches
 from ft_assets.worker import pieces, prepare, shards, splits
 from ft_assets.worker.prepare import PIECE_BYTES, fit, rows_of
 from ft_assets.worker.template import IGNORED
-from resources.processes import AHEAD, WAIT, worker_command
+from resources.processes import worker_command
 
 PROSE = "the quick brown fox jumps over the lazy dog while seven wizards box with a jolly giant near the old bridge"
 
@@ -374,7 +376,7 @@ def test_a_worker_that_waits_begins_with_what_it_is_told_and_then_does_what_it_i
     for file, one in zip(files, (ahead, job), strict=True):
         asked = {name: getattr(one, name) for name in ("stage", "fingerprint", "code_version", "identity", "upstream")}
         file.write_text(json.dumps(splitter.request(asked, one.execution)))
-    command, pipe = worker_command("tokenized_splits", WAIT, None), subprocess.PIPE
+    command, pipe = worker_command("tokenized_splits", Path(WAIT), None), subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, text=True) as process:
         assert process.stdin is not None
         process.stdin.write(f"{AHEAD}{files[0]}\n")
