@@ -18,7 +18,7 @@ from ft_assets.core.errors import FineTuneError
 from ft_assets.core.input_file import ingest_file, left_beside
 from ft_assets.core.lineage import DATA_ASSETS
 from ft_assets.core.predicting import FILE, Model, file_source, prediction_stage
-from ft_assets.core.watching import as_ingested
+from ft_assets.core.watching import as_ingested, files_of_batches
 from ft_assets.recipes.load import Catalog
 from ft_assets.running import Outcome, Runner, book_faults, unchanged_batches
 from ft_assets.terminal import Screen
@@ -85,7 +85,9 @@ def predict_batches(found: Settings, catalog: Catalog, name: str, screen: Screen
     def go(runner: Runner) -> None:
         runner.instance.add_dynamic_partitions("source_batch", keys)
         store = found.open_store()
-        unchanged = unchanged_batches(store, runner.instance, as_ingested(catalog, store, keys))
+        unchanged = unchanged_batches(
+            store, runner.instance, as_ingested(catalog, store, files_of_batches(catalog, keys))
+        )
         for key in keys:
             for row in unchanged.get(key, []):
                 runner.row(row)

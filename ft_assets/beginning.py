@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from ft_assets.core.ahead import Wanted, verify_ahead
+from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.batches import RAW, BatchState, batch_state, recipe_batches
+from ft_assets.core.errors import MissingInput
 from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS, parts
-from ft_assets.core.location import access_errors
-from ft_assets.core.recipe_run import base_of, execution, stages_of
+from ft_assets.core.location import Files, access_errors
+from ft_assets.core.recipe_run import base_of, stages_of, worker_request
 from ft_assets.core.stage import Stage
-from ft_assets.core.watching import as_ingested
+from ft_assets.core.watching import as_ingested, files_of_batches, ingested_as
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.schema import Recipe
 from resources.environment import Settings, prepare_dagster_home
@@ -27,7 +29,9 @@ from resources.processes import ask_ahead, standing_by, stands_by
 
 SPLITS = "tokenized_splits"
 ASKING = "asking ahead"  # the thread's name
-LOOK_SECONDS = 0.02  # between two looks at a batch that is being validated
+# Between two looks at a batch that is being validated, on this machine and where each look is a request.
+LOOK_SECONDS = 0.02
+REMOTE_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -59,58 +63,66 @@ def begun(found: Settings, catalog: Catalog, name: str, until: str | None) -> It
     keys = [f"{source}@{batch}" for source in recipe.data.source_names() for batch in catalog.batches(source)]
     prepare_dagster_home(found)
     store = found.open_store()
-    same = as_ingested(catalog, store, keys) if until != RAW else {}
+    now = files_of_batches(catalog, keys)
+    same = as_ingested(catalog, store, now) if until != RAW else {}
     assets = _upstream(until)
     verify_ahead(store, _wanted(same, base if assets else None))
     beginning = Beginning(until, keys, same, assets, str(uuid.uuid4()))
     with ExitStack() as ahead:
-        new = [key for key in keys if key not in same]
-        if found.launcher == "local" and SPLITS in assets and new:
+        if found.launcher == "local" and SPLITS in assets and len(same) < len(keys):
             folder = found.home / "runs" / beginning.run_id / SPLITS
-            ahead.enter_context(standing_by(folder, recipe.hardware.threads_per_process))
-            ahead.enter_context(_asking(found, catalog, recipe, new, folder))
+            with suppress(OSError):  # without it the run takes longer, and says itself where nothing can be written
+                ahead.enter_context(standing_by(folder, recipe.hardware.threads_per_process))
+                new = {key: now.get(key) for key in keys if key not in same}
+                ahead.enter_context(_asking(found, catalog, recipe, new, folder))
         yield beginning
 
 
 @contextmanager
-def _asking(found: Settings, catalog: Catalog, recipe: Recipe, new: list[str], folder: Path) -> Iterator[None]:
-    """Asks the worker that stands by for the splits as they were, and as they will be once new batches are validated."""
+def _asking(
+    found: Settings, catalog: Catalog, recipe: Recipe, new: Mapping[str, Files | None], folder: Path
+) -> Iterator[None]:
+    """Asks the worker that stands by for the splits as they were, if they were made, and as they will be once new batches are
+    validated.
+    """
     over = threading.Event()
 
-    def ask(states: Mapping[str, BatchState]) -> None:
+    def ask() -> None:
         # What is wrong with a batch, or cannot be read just now, is told by the run itself.
         with suppress(*access_errors()):
-            ask_ahead(folder, _request(found, catalog, recipe, states, folder))
-
-    def ask_twice() -> None:
-        store = found.open_store()
-        with suppress(*access_errors()):
+            store = found.open_store()
             states = recipe_batches(catalog, recipe, store)
-            ask(states)
-            for key in new:
-                before = states[key].raw if key in states else None
-                while (state := batch_state(catalog, store, key)).word != "validated" or state.raw == before:
-                    if over.wait(LOOK_SECONDS) or not stands_by(folder):
+            with suppress(MissingInput):
+                before = stages_of(catalog, recipe, store, states).stages
+                if store.lookup(SPLITS, before[SPLITS].fingerprint) is not None:
+                    ask_ahead(folder, _request(found, recipe, before, folder))
+            for key, files in new.items():
+                while not _is_validated(catalog, store, key, files):
+                    if over.wait(LOOK_SECONDS if store.is_local else REMOTE_LOOK_SECONDS) or not stands_by(folder):
                         return
-                states[key] = state
-            ask(states)
+                states[key] = batch_state(catalog, store, key)
+            after = stages_of(catalog, recipe, store, states).stages
+            ask_ahead(folder, _request(found, recipe, after, folder))
 
-    threading.Thread(target=ask_twice, name=ASKING, daemon=True).start()
+    threading.Thread(target=ask, name=ASKING, daemon=True).start()
     try:
         yield
     finally:
         over.set()
 
 
-def _request(
-    found: Settings, catalog: Catalog, recipe: Recipe, states: Mapping[str, BatchState], folder: Path
-) -> dict[str, Any]:
-    """What the worker of the splits is asked for where these are the recipe's batches."""
-    run = stages_of(catalog, recipe, found.open_store(), states)
+def _is_validated(catalog: Catalog, store: ArtifactStore, key: str, files: Files | None) -> bool:
+    """Whether these files of a batch have been ingested and validated well."""
+    ingested = files is not None and ingested_as(store, key, files)
+    return ingested and batch_state(catalog, store, key).word == "validated"
+
+
+def _request(found: Settings, recipe: Recipe, stages: Mapping[str, Stage], folder: Path) -> dict[str, Any]:
+    """What the worker of the splits is asked for where these are the recipe's stages."""
+    store = {"url": found.store, "local": str(found.home / "local")}
+    told = {"parts": parts(stages, SPLITS)}
     return {
-        **run.stages[SPLITS].request(),
-        "store": {"url": found.store, "local": str(found.home / "local")},
-        "execution": {**execution(recipe, SPLITS), "parts": parts(run.stages, SPLITS)},
+        **worker_request(recipe, stages[SPLITS], store, found.tracker, told),
         "progress": str(folder / "progress.jsonl"),
         "cache": str(found.cache),
     }

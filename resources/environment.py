@@ -45,6 +45,11 @@ class Settings:
     def dagster_home(self) -> Path:
         return Path(os.environ.get("DAGSTER_HOME") or self.home / "dagster_home").resolve()
 
+    @property
+    def tracker(self) -> dict[str, str]:
+        """What a worker is told of Weights & Biases."""
+        return {"mode": self.wandb_mode, "folder": str(self.home / "wandb"), "project": "ft-assets"}
+
     def open_store(self) -> ArtifactStore:
         return ArtifactStore(self.store, self.home / "local")
 

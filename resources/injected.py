@@ -19,7 +19,7 @@ def resources(found: Settings) -> dict[str, object]:
             home=str(found.home), signing_key=str(found.signing_key) if found.signing_key else None
         ),
         "launcher": _launcher(found),
-        "tracker": TrackerResource(mode=found.wandb_mode, folder=str(found.home / "wandb")),
+        "tracker": TrackerResource(**found.tracker),
     }
 
 

@@ -8,7 +8,7 @@ class TrackerResource(dg.ConfigurableResource):
 
     mode: str
     folder: str
-    project: str = "ft-assets"
+    project: str
 
     def request(self) -> dict[str, str]:
         return {"mode": self.mode, "folder": self.folder, "project": self.project}

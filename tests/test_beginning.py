@@ -1,6 +1,8 @@
 """What ``ft run`` does beside Dagster: whom it asks for what, and that nothing of it is left."""
 
 import contextlib
+import errno
+import os
 import shutil
 import threading
 
@@ -48,12 +50,15 @@ def waits(monkeypatch):
 
 @pytest.fixture
 def recipe(place, monkeypatch):
-    """A recipe whose base model is there; one batch is ingested, and so are the held-out rows."""
+    """A recipe whose base model and splits are there; one batch is ingested, and so are the held-out rows."""
     monkeypatch.setenv("DAGSTER_HOME", str(place.folder / "dagster_home"))
     place.recipe("first", retrain="null")
     place.drop("held/one.jsonl", rows(3, 500))
     place.settle()
     have_base(place)
+    made = splits(place, "first")
+    with place.store.write("tokenized_splits", made, code_version="1", identity={}, upstream={}):
+        pass
     return "first"
 
 
@@ -64,9 +69,15 @@ def have_base(place):
         staging.metrics = {"content_hash": "0" * 64}
 
 
-def ingest(place):
-    place.instance.add_dynamic_partitions("source_batch", [OTHER])
-    return place.launch(dg.RunRequest(partition_key=OTHER))
+def ingest(place, key=OTHER):
+    place.instance.add_dynamic_partitions("source_batch", [key])
+    return place.launch(dg.RunRequest(partition_key=key))
+
+
+def asks():
+    """The thread that asks."""
+    [found] = [thread for thread in threading.enumerate() if thread.name == beginning.ASKING]
+    return found
 
 
 def start(place, recipe, until=None):
@@ -85,7 +96,7 @@ def test_where_nothing_is_new_no_worker_is_started(place, recipe, waits):
     assert waits == ([], [])
 
 
-def test_the_worker_is_asked_for_what_is_known_and_for_a_new_batch_once_it_is_validated(place, recipe, waits):
+def test_the_worker_is_asked_for_what_was_made_and_for_a_new_batch_once_it_is_validated(place, recipe, waits):
     started, asked = waits
     before = splits(place, recipe)
     place.drop("rows/two.jsonl", rows(3, 50))
@@ -104,26 +115,49 @@ def test_the_worker_is_asked_for_what_is_known_and_for_a_new_batch_once_it_is_va
     assert prepared == [{f"prepared:sft:{KEY}"}, {f"prepared:sft:{KEY}", f"prepared:sft:{OTHER}"}]
 
 
+def test_splits_that_were_never_made_are_not_asked_for(place, recipe, waits):
+    """Their batches may have been edited since: an old version would be tokenized in vain."""
+    _, asked = waits
+    shutil.rmtree(place.store.local / "artifacts" / "tokenized_splits")
+    place.drop("rows/one.jsonl", rows(4))
+    with start(place, recipe):
+        assert ingest(place, KEY)
+        until(lambda: asked, 60, "the worker to be asked")
+    assert [request["fingerprint"] for _, request in asked] == [splits(place, recipe)]
+
+
 def test_of_a_batch_that_was_edited_the_new_version_is_asked_for(place, recipe, waits):
     _, asked = waits
     before = splits(place, recipe)
     place.drop("rows/one.jsonl", rows(4))
     with start(place, recipe) as found:
         assert set(found.as_ingested) == {"held@one"}
-        until(lambda: asked, 60, "the worker to be asked for what is known")
-        assert place.launch(dg.RunRequest(partition_key=KEY))
+        until(lambda: asked, 60, "the worker to be asked for what was made")
+        assert ingest(place, KEY)
         until(lambda: len(asked) == 2, 60, "the worker to be asked again")
     assert [request["fingerprint"] for _, request in asked] == [before, splits(place, recipe)]
+
+
+def test_a_batch_that_was_touched_alone_holds_no_other_back(place, recipe, waits):
+    _, asked = waits
+    place.drop("rows/two.jsonl", rows(3, 50))
+    os.utime(place.recipes / "data" / "rows" / "one.jsonl", (1, 1))
+    with start(place, recipe) as found:
+        assert set(found.as_ingested) == {"held@one"}
+        for key in (KEY, OTHER):
+            assert ingest(place, key)
+        until(lambda: len(asked) == 2, 60, "the worker to be asked again")
+    assert asked[1][1]["fingerprint"] == splits(place, recipe)
 
 
 def test_a_batch_that_fails_is_never_asked_for(place, recipe, waits):
     _, asked = waits
     place.drop("rows/two.jsonl", BAD)
     with start(place, recipe):
-        until(lambda: asked, 60, "the worker to be asked for what is known")
+        until(lambda: asked, 60, "the worker to be asked for what was made")
         ingest(place)
         assert place.state(OTHER) == "failed"
-        [asking] = [thread for thread in threading.enumerate() if thread.name == beginning.ASKING]
+        asking = asks()
     asking.join(60)
     assert not asking.is_alive()
     assert len(asked) == 1
@@ -133,8 +167,8 @@ def test_a_worker_that_was_taken_is_asked_no_more(place, recipe, waits):
     started, asked = waits
     place.drop("rows/two.jsonl", rows(3, 50))
     with start(place, recipe):
-        until(lambda: asked, 60, "the worker to be asked for what is known")
-        [asking] = [thread for thread in threading.enumerate() if thread.name == beginning.ASKING]
+        until(lambda: asked, 60, "the worker to be asked for what was made")
+        asking = asks()
         del processes._waiting[started[0]]
         asking.join(60)
         assert not asking.is_alive()
@@ -153,6 +187,17 @@ def test_where_all_is_new_the_worker_is_asked_once_all_is_validated(place, waits
         place.settle()
         until(lambda: asked, 60, "the worker to be asked")
     assert [request["fingerprint"] for _, request in asked] == [splits(place, "first")]
+
+
+def test_where_nothing_can_be_written_for_a_worker_the_run_begins_without_one(place, recipe, monkeypatch):
+    def start_worker(command, env, folder, stdin):
+        raise OSError(errno.EROFS, "Read-only file system", str(folder))
+
+    monkeypatch.setattr(processes, "start", start_worker)
+    place.drop("rows/two.jsonl", rows(3, 50))
+    with start(place, recipe) as found:
+        assert OTHER in found.keys
+    assert processes._waiting == {}
 
 
 @pytest.mark.parametrize(("last", "same"), [("raw_corpus", set()), ("validated_dataset", {KEY, "held@one"})])

@@ -24,7 +24,8 @@ def place(tmp_path):
 
 
 def unchanged(place):
-    same = watching.as_ingested(catalog(place.settings), place.store, [KEY])
+    known = catalog(place.settings)
+    same = watching.as_ingested(known, place.store, watching.files_of_batches(known, [KEY]))
     return running.unchanged_batches(place.store, place.instance, same)
 
 

@@ -12,8 +12,7 @@ from ft_assets.assets.showing import import_plots
 from ft_assets.core.artifact import Artifact, ArtifactStore, Manifest, Staging
 from ft_assets.core.batches import RUN_DATA, RUN_PUBLISHED, recipe_batches
 from ft_assets.core.errors import CorruptArtifact, MissingInput
-from ft_assets.core.recipe_run import RecipeRun, stages_of
-from ft_assets.core.recipe_run import execution as told_by
+from ft_assets.core.recipe_run import RecipeRun, stages_of, worker_request
 from ft_assets.core.stage import Stage
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.schema import Recipe
@@ -135,15 +134,8 @@ def make_stage_in_worker(
     execution: dict[str, Any] | None,
     processes: int | None,
 ) -> Made:
-    request = {
-        **stage.request(),
-        "store": {"url": store.url, "local": store.local},
-        "execution": {
-            **told_by(recipe, stage.name),
-            "tracker": tracker.request(),
-            **(execution or {}),
-        },
-    }
+    place = {"url": store.url, "local": store.local}
+    request = worker_request(recipe, stage, place, tracker.request(), execution or {})
 
     def make() -> None:
         import_plots()

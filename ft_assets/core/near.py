@@ -64,8 +64,8 @@ def clusters(signatures: Signatures, threshold: float) -> NDArray[np.int64]:
 def met(
     signatures: Signatures, earlier: Sequence[Signatures], threshold: float, standing: NDArray[np.bool_] | None = None
 ) -> NDArray[np.int64]:
-    """For each row one of ``earlier``, counted through, that shares a band with it and is at least ``threshold`` alike,
-    else -1.
+    """For each row one of ``earlier``, counted through all parts and rows, that shares a band with it and is at least
+    ``threshold`` alike, else -1.
 
     As in :func:`clusters`, of many earlier rows in one band those that come next to a row are compared with it. What is
     found for a row hangs on ``earlier`` alone, not on the rows beside it.

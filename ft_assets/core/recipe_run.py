@@ -176,6 +176,22 @@ def execution(recipe: Recipe, stage: str) -> dict[str, Any]:
     }
 
 
+def worker_request(
+    recipe: Recipe, stage: Stage, store: Mapping[str, str], tracker: Mapping[str, str], told: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a worker is asked for.
+
+    Args:
+        store: ``url`` and ``local`` of the artifact store.
+        told: of this stage alone, beside what each is told.
+    """
+    return {
+        **stage.request(),
+        "store": dict(store),
+        "execution": {**execution(recipe, stage.name), "tracker": dict(tracker), **told},
+    }
+
+
 def placed(chosen: dict[str, Any]) -> dict[str, Any]:
     """What a worker is told of its placement. One that is planned for GPUs must not train on what else there is."""
     device = {"device": "cuda"} if chosen["gpu"] else {}

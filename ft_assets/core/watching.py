@@ -59,23 +59,30 @@ def look(catalog: Catalog, name: str) -> Look:
     return Look(batches, faults)
 
 
-def as_ingested(catalog: Catalog, store: ArtifactStore, keys: Iterable[str]) -> dict[str, BatchState]:
-    """The batches whose files are those that were ingested, and validated well, by key. Where a location tells no time or
-    tag of a file's last change, it may have changed all the same.
+def files_of_batches(catalog: Catalog, keys: Iterable[str]) -> dict[str, Files]:
+    """The files that batches have now, by ``source@batch``, each source being listed once; none of a batch that cannot be read."""
+    keys = list(keys)
+    looks = [look(catalog, name) for name in dict.fromkeys(key.partition("@")[0] for key in keys)]
+    found = {key: files for each in looks for key, files in each.batches.items()}
+    return {key: found[key] for key in keys if key in found}
+
+
+def as_ingested(catalog: Catalog, store: ArtifactStore, now: Mapping[str, Files]) -> dict[str, BatchState]:
+    """The batches whose files ``now`` are those that were ingested, and validated well, by key. One of a location that tells
+    no time or tag of a file's last change is never among them: it may have changed all the same.
     """
-    looks: dict[str, Look] = {}
-    same: dict[str, BatchState] = {}
-    for key in keys:
-        name = key.partition("@")[0]
-        if name not in looks:
-            looks[name] = look(catalog, name)
-        files, ref = looks[name].batches.get(key), store.get_ref(RAW, key) or {}
-        if files is None or files.signature != ref.get("signature"):
-            continue
-        state = batch_state(catalog, store, key)
-        if state.word == "validated" and all(file.changed for file in files.files.values()):
-            same[key] = state
+    same = {}
+    for key, files in now.items():
+        if ingested_as(store, key, files):
+            state = batch_state(catalog, store, key)
+            if state.word == "validated" and all(file.changed for file in files.files.values()):
+                same[key] = state
     return same
+
+
+def ingested_as(store: ArtifactStore, key: str, files: Files) -> bool:
+    """Whether these are the files of a batch that were copied last, as far as their names, sizes and times tell."""
+    return files.signature == (store.get_ref(RAW, key) or {}).get("signature")
 
 
 def whole(seen: Seen, now: Look, most: int) -> tuple[list[str], Seen]:

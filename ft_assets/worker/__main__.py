@@ -1,7 +1,8 @@
 """``python -m ft_assets.worker STAGE request.json``: makes one artifact.
 
 With ``--wait`` for a path it imports what the stage needs and then reads the path from standard input; where that closes
-without one, nobody needs it. Before that may come lines ``--ahead PATH``: requests to begin with.
+without one, nobody needs it. Before that may come lines ``--ahead PATH``: requests that the stage's ``begin`` does ahead what it
+can for.
 
 Ends with 0 when the artifact is in the store, with 2 for something the user can mend, with 75 when it was asked to end and
 can go on where it stopped, with 1 for anything else.
@@ -46,13 +47,13 @@ WITHOUT_TORCH = ("tokenized_splits",)
 
 def main(stage: str, request: str) -> int:
     die_with_parent()
+    seconds: dict[str, float] = {}
     if request == WAIT:
-        waiting = module(stage)
-        while (request := sys.stdin.readline().rstrip("\n")).startswith(AHEAD):
-            waiting.begin(Job.read(Path(request.removeprefix(AHEAD))))
+        request, seconds = waited(module(stage))
         if not request:
             return 0
     job = Job.read(Path(request))
+    job.started -= seconds.get(job.fingerprint, 0.0)
     sys.excepthook = noted
     try:
         if "RANK" in os.environ:
@@ -66,6 +67,16 @@ def main(stage: str, request: str) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return STOPPED if isinstance(error, Stopped) else 2
     return 0
+
+
+def waited(stage: ModuleType) -> tuple[str, dict[str, float]]:
+    """The path of the request, empty where there is none, and the seconds spent ahead on each fingerprint."""
+    seconds: dict[str, float] = {}
+    while (request := sys.stdin.readline().rstrip("\n")).startswith(AHEAD):
+        job = Job.read(Path(request.removeprefix(AHEAD)))
+        stage.begin(job)
+        seconds[job.fingerprint] = seconds.get(job.fingerprint, 0.0) + time.monotonic() - job.started
+    return request, seconds
 
 
 def noted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -43,22 +43,28 @@ Row = dict[str, Any]
 
 
 def begin(job: Job) -> None:
-    """Prepares the batches of a request that may come, or, where its splits are there, looks for what they were made of: new
-    ones stand on the same. What fails fails again when it is asked for, and is told then.
+    """Does ahead what a request that may come will need: prepares its batches or, where its splits are there, verifies what
+    they were made of, as new ones stand on the same. What fails fails again when it is asked for, and is told then.
     """
-    batches = Batches(job, {})
-    batches.verify_ahead()
     with suppress(FineTuneError, OSError):
+        batches = Batches(job, _held_out(job))
+        batches.verify_ahead()
         for role in [role for role in TRAINING_ROLES if keys_of(job, role)]:
             template_of(job, role)
-            for key in keys_of(job, role):
-                batches.prepared(f"{role}:{key}", *JUDGED_BY)
             if job.is_made():
                 Shards(job, role, _wanted(role, _joined(job, role, batches), batches), batches)
+            else:
+                for key in keys_of(job, role):
+                    batches.prepared(f"{role}:{key}", *JUDGED_BY)
+
+
+def _held_out(job: Job) -> dict[str, list[Row]]:
+    """The rows of each held-out role, against which training rows are judged."""
+    return {role: list(questions.held_out(job, role)) for role in HELD_OUT_ROLES}
 
 
 def run(job: Job) -> None:
-    held_out = {role: list(questions.held_out(job, role)) for role in HELD_OUT_ROLES}
+    held_out = _held_out(job)
     asked = opened(job.part(job.execution["parts"]["questions"]), questions.make)
     batches = Batches(job, held_out)
     batches.verify_ahead()

@@ -1,12 +1,16 @@
 """Laws of ``tokenized_splits``: every row is in a part or in the list of the dropped, and a batch is prepared once."""
 
+import io
 import json
 import shutil
 import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -22,6 +26,7 @@ from ft_assets.core.artifact import ArtifactStore
 from ft_assets.core.errors import FineTuneError
 from ft_assets.core.reasons import Reason, RowFault
 from ft_assets.core.waiting import AHEAD, WAIT
+from ft_assets.worker import __main__ as entry
 from ft_assets.worker import batches as of_batches
 from ft_assets.worker import pieces, prepare, shards, splits
 from ft_assets.worker.prepare import PIECE_BYTES, fit, rows_of
@@ -319,6 +324,13 @@ def test_few_shot_examples_are_training_rows_and_as_many_as_there_may_be(splitte
 
 # Batches are prepared once
 
+FILES = {
+    "prepared_batch": "tokens.arrow",
+    "overlap": "overlap.parquet",
+    "judged_batch": "fate.arrow",
+    "split_shard": "train.arrow",
+}
+
 
 def test_a_new_batch_alone_is_prepared_and_moves_no_row(splitter):
     first = splitter.make({"sft:a@1": talks(60), **TEST}, split=HALF)
@@ -362,6 +374,29 @@ def test_of_splits_that_are_there_nothing_is_hashed_any_more_when_new_ones_are_a
     assert [path for path in hashed if path.parent.name in old] == []
 
 
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+@pytest.mark.parametrize("stage", ["prepared_batch", "overlap", "judged_batch", "split_shard"])
+def test_what_is_mended_ahead_is_what_the_run_would_have_made(splitter, tmp_path, tiny_base, stage, damage):
+    """With rows that repeat held-out ones: judged without those, they would be trained on under the right fingerprint."""
+    asked, answer = "Which question do the held-out rows hold?", "This one and no other."
+    leaked = [talk(asked, "another answer"), talk("another question", f"It was said: {asked} {answer}")]
+    known = {"sft:a@1": [*talks(20), *leaked], "sft:a@2": talks(9, 40), "test:t@1": [talk(asked, answer)]}
+    data = {"decontamination": {"ngram_words": 5}}
+    splitter.make(known, **data)
+    for folder in (splitter.folder / "store" / "artifacts" / stage).iterdir():
+        file = folder / FILES[stage]
+        if damage == "gone":
+            shutil.rmtree(folder)
+        else:
+            file.write_bytes(file.read_bytes()[:-1] + b"?")
+    splits.begin(splitter.ready(known, **data))
+    new = {**known, "sft:a@3": talks(9, 80)}
+    found, whole = (each.make(new, **data) for each in (splitter, Splitter(tmp_path / "whole", tiny_base)))
+    assert whole.part("sft")["dropped"]["contamination"] == 2
+    assert found.dropped.rows() == whole.dropped.rows()
+    assert found.artifact.manifest.files == whole.artifact.manifest.files
+
+
 def test_what_cannot_be_prepared_is_told_by_the_run_and_not_before(splitter):
     batches = {"sft:a@1": [talk("long", "word " * 400)], **TEST}
     splits.begin(splitter.ready(batches))
@@ -370,31 +405,49 @@ def test_what_cannot_be_prepared_is_told_by_the_run_and_not_before(splitter):
 
 
 def test_a_worker_that_waits_begins_with_what_it_is_told_and_then_does_what_it_is_asked(splitter, tmp_path):
-    ahead = splitter.ready({"sft:a@1": talks(20), **TEST})
-    job = splitter.ready({"sft:a@1": talks(20), "sft:a@2": talks(5, 50), **TEST})
+    batches = {"sft:a@1": talks(20), "sft:a@2": talks(5, 50)}
+    jobs = [splitter.ready(dict(list(batches.items())[:count]) | TEST) for count in (1, 2)]
     files = [tmp_path / "ahead.json", tmp_path / "request.json"]
-    for file, one in zip(files, (ahead, job), strict=True):
-        asked = {name: getattr(one, name) for name in ("stage", "fingerprint", "code_version", "identity", "upstream")}
-        file.write_text(json.dumps(splitter.request(asked, one.execution)))
+    for file, job in zip(files, jobs, strict=True):
+        asked = {name: getattr(job, name) for name in ("stage", "fingerprint", "code_version", "identity", "upstream")}
+        file.write_text(json.dumps(splitter.request(asked, job.execution)))
     command, pipe = worker_command("tokenized_splits", Path(WAIT), None), subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, text=True) as process:
         assert process.stdin is not None
         process.stdin.write(f"{AHEAD}{files[0]}\n")
         process.stdin.flush()
-        until(lambda: len(splitter.made("prepared_batch")) == 1, 120, "the first batch's preparation")
+        until(lambda: len(splitter.made("prepared_batch")) == 1, 120, "the preparation")
         assert not splitter.made("tokenized_splits")
         process.stdin.write(f"{files[1]}\n")
     assert process.returncode == 0
     assert len(splitter.made("prepared_batch")) == 2
-    assert list(splitter.made("tokenized_splits")) == [job.fingerprint]
+    assert list(splitter.made("tokenized_splits")) == [jobs[1].fingerprint]
 
 
-FILES = {
-    "prepared_batch": "tokens.arrow",
-    "overlap": "overlap.parquet",
-    "judged_batch": "fate.arrow",
-    "split_shard": "train.arrow",
-}
+def test_seconds_spent_ahead_on_a_request_are_seconds_of_its_artifact(splitter, tmp_path, monkeypatch):
+    jobs = [splitter.ready({"sft:a@1": talks(count), **TEST}) for count in (2, 3)]
+    files = [tmp_path / f"{at}.json" for at in range(2)]
+    for file, job in zip(files, jobs, strict=True):
+        asked = {name: getattr(job, name) for name in ("stage", "fingerprint", "code_version", "identity", "upstream")}
+        file.write_text(json.dumps(splitter.request(asked, job.execution)))
+    took, started = [], []
+
+    def begin(job):
+        """Takes as many seconds as it is told."""
+        job.started -= took.pop()
+
+    stage = SimpleNamespace(begin=begin, run=lambda job: started.append(job.started))
+    monkeypatch.setattr(entry, "module", lambda _: stage)
+    monkeypatch.setattr(entry, "die_with_parent", lambda: None)
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)  # which a worker replaces
+    for ahead_of, seconds in (([1, 1], [300, 100]), ([0], [500]), ([], [])):
+        took += seconds
+        lines = [f"{AHEAD}{files[at]}" for at in ahead_of] + [str(files[1])]
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+        assert entry.main("tokenized_splits", WAIT) == 0
+    ago = [time.monotonic() - at for at in started]
+    assert 400 < ago[0] < 500
+    assert max(ago[1:]) < 100, "what was done for another request is not counted"
 
 
 @pytest.mark.parametrize("stage", FILES)
