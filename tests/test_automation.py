@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,6 +132,16 @@ class Place:
 
     def state(self, key: str) -> str:
         return batch_state(catalog(self.settings), self.store, key).word
+
+
+@contextmanager
+def one_ingested(folder: Path) -> Iterator[Place]:
+    """A place whose source ``rows`` has one batch, of three rows, that was ingested."""
+    with dg.DagsterInstance.ephemeral(tempdir=str(folder / "instance")) as instance:
+        place = Place(folder, instance)
+        place.drop("rows/one.jsonl", rows(3))
+        assert place.settle() == ["rows@one"]
+        yield place
 
 
 @pytest.fixture

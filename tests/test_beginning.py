@@ -8,7 +8,7 @@ import threading
 
 import dagster as dg
 import pytest
-from test_automation import BAD, Place, rows
+from test_automation import BAD, one_ingested, rows
 from waiting import until
 
 from ft_assets import beginning
@@ -24,10 +24,7 @@ KEY, OTHER = "rows@one", "rows@two"
 
 @pytest.fixture
 def place(tmp_path):
-    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path / "instance")) as instance:
-        place = Place(tmp_path, instance)
-        place.drop("rows/one.jsonl", rows(3))
-        assert place.settle() == [KEY]
+    with one_ingested(tmp_path) as place:
         yield place
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import dagster as dg
 import pytest
-from test_automation import BAD, Place, rows
+from test_automation import BAD, one_ingested, rows
 
 from ft_assets import running
 from ft_assets.core import watching
@@ -16,10 +16,7 @@ KEY = "rows@one"
 
 @pytest.fixture
 def place(tmp_path):
-    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path / "instance")) as instance:
-        place = Place(tmp_path, instance)
-        place.drop("rows/one.jsonl", rows(3))
-        assert place.settle() == [KEY]
+    with one_ingested(tmp_path) as place:
         yield place
 
 
