@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ft_assets.core.ahead import Wanted, verify_ahead
-from ft_assets.core.artifact import ArtifactStore
-from ft_assets.core.batches import RAW, BatchState, batch_state, recipe_batches
+from ft_assets.core.batches import RAW, BatchState, recipe_batches
 from ft_assets.core.errors import MissingInput
 from ft_assets.core.lineage import DATA_ASSETS, MODEL_ASSETS, parts
 from ft_assets.core.location import Files, access_errors
 from ft_assets.core.recipe_run import base_of, stages_of, worker_request
 from ft_assets.core.stage import Stage
-from ft_assets.core.watching import as_ingested, files_of_batches, ingested_as
+from ft_assets.core.watching import as_ingested, files_of_batches, validated_as
 from ft_assets.recipes.load import Catalog
 from ft_assets.recipes.schema import Recipe
 from resources.environment import Settings, prepare_dagster_home
@@ -97,10 +96,10 @@ def _asking(
                 if store.lookup(SPLITS, before[SPLITS].fingerprint) is not None:
                     ask_ahead(folder, _request(found, recipe, before, folder))
             for key, files in new.items():
-                while not _is_validated(catalog, store, key, files):
+                while files is None or (state := validated_as(catalog, store, key, files)) is None:
                     if over.wait(LOOK_SECONDS if store.is_local else REMOTE_LOOK_SECONDS) or not stands_by(folder):
                         return
-                states[key] = batch_state(catalog, store, key)
+                states[key] = state
             after = stages_of(catalog, recipe, store, states).stages
             ask_ahead(folder, _request(found, recipe, after, folder))
 
@@ -109,12 +108,6 @@ def _asking(
         yield
     finally:
         over.set()
-
-
-def _is_validated(catalog: Catalog, store: ArtifactStore, key: str, files: Files | None) -> bool:
-    """Whether these files of a batch have been ingested and validated well."""
-    ingested = files is not None and ingested_as(store, key, files)
-    return ingested and batch_state(catalog, store, key).word == "validated"
 
 
 def _request(found: Settings, recipe: Recipe, stages: Mapping[str, Stage], folder: Path) -> dict[str, Any]:

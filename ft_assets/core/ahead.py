@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from ft_assets.core.artifact import ArtifactStore
-from ft_assets.core.errors import CorruptArtifact
 from ft_assets.core.location import access_errors
 
 VERIFYING = "verifying ahead"  # the thread's name
@@ -24,7 +23,7 @@ def verify_ahead(store: ArtifactStore, wanted: Iterable[Wanted]) -> threading.Th
         with suppress(OSError):  # a system may have no priorities of threads
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         for stage, fingerprint, only in wanted:
-            with suppress(CorruptArtifact, *access_errors()):
+            with suppress(*access_errors()):
                 store.open(stage, fingerprint, only)
 
     thread = threading.Thread(target=verify, name=VERIFYING, daemon=True)

@@ -71,18 +71,19 @@ def as_ingested(catalog: Catalog, store: ArtifactStore, now: Mapping[str, Files]
     """The batches whose files ``now`` are those that were ingested, and validated well, by key. One of a location that tells
     no time or tag of a file's last change is never among them: it may have changed all the same.
     """
-    same = {}
-    for key, files in now.items():
-        if ingested_as(store, key, files):
-            state = batch_state(catalog, store, key)
-            if state.word == "validated" and all(file.changed for file in files.files.values()):
-                same[key] = state
-    return same
+    timed = {key: files for key, files in now.items() if all(file.changed for file in files.files.values())}
+    states = {key: validated_as(catalog, store, key, files) for key, files in timed.items()}
+    return {key: state for key, state in states.items() if state is not None}
 
 
-def ingested_as(store: ArtifactStore, key: str, files: Files) -> bool:
-    """Whether these are the files of a batch that were copied last, as far as their names, sizes and times tell."""
-    return files.signature == (store.get_ref(RAW, key) or {}).get("signature")
+def validated_as(catalog: Catalog, store: ArtifactStore, key: str, files: Files) -> BatchState | None:
+    """What has become of a batch, where these files of it, as far as their names, sizes and times tell, were copied last and
+    validated well; else None.
+    """
+    if files.signature != (store.get_ref(RAW, key) or {}).get("signature"):
+        return None
+    state = batch_state(catalog, store, key)
+    return state if state.word == "validated" else None
 
 
 def whole(seen: Seen, now: Look, most: int) -> tuple[list[str], Seen]:

@@ -63,10 +63,9 @@ class Batches:
 
     def verify_ahead(self) -> None:
         """Starts to verify what was found of batches that are known, while those that are new are prepared."""
-        parts = [(name.partition(":")[0], self.job.part(part)) for name, part in self.job.execution["parts"].items()]
-        only = {"judged": None, "prepared": JUDGED_BY}
-        wanted = [(job.stage, job.fingerprint, only[kind]) for kind, job in parts if kind in only]
-        verify_ahead(self.job.store, wanted)
+        only = {"judged_batch": None, "prepared_batch": JUDGED_BY}
+        parts = [(part["stage"], part["fingerprint"]) for part in self.job.execution["parts"].values()]
+        verify_ahead(self.job.store, [(stage, made, only[stage]) for stage, made in parts if stage in only])
 
     def prepared(self, name: str, *only: str) -> Artifact:
         return opened(self._job("prepared", name), prepare, only or None)
